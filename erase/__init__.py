@@ -1,0 +1,44 @@
+"""Make a class-conditional diffusion transformer forget a class, and measure that it did.
+
+Importing this module does not import torch; its names do when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Model": "model",
+    "PretrainConfig": "config",
+    "RunConfig": "config",
+    "UserError": "errors",
+    "load_model": "model",
+    "pretrain": "pretraining",
+    "run": "unlearning",
+    "sample": "sampling",
+    "save_model": "model",
+}
+__all__ = ["Model", "PretrainConfig", "RunConfig", "UserError", "load_model", "pretrain", "run", "sample", "save_model"]
+
+if TYPE_CHECKING:
+    from .config import PretrainConfig, RunConfig
+    from .errors import UserError
+    from .model import Model, load_model, save_model
+    from .pretraining import pretrain
+    from .sampling import sample
+    from .unlearning import run
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'erase' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

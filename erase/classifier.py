@@ -1,0 +1,138 @@
+"""The instruments of a pack: a small classifier with a named feature layer, and the image gate beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .errors import UserError
+from .files import digest, read_json, read_tensors, write_json, write_tensors
+
+NEIGHBOURS = 3
+GATE_POOL = 2
+
+
+class Classifier(nn.Module):
+    """A small convolutional network over RGB uint8 images.
+
+    ``forward`` maps n x 3 x H x W uint8 (0..255) to logits (n x classes), the layer ``features`` (n x features) and the
+    layer ``middle`` pooled to 2 x 2 (n x 8 width), in which the gate measures distances: the top layer maps many
+    textures onto digits, the middle one does not.
+    """
+
+    feature_layer = "features"
+
+    def __init__(self, classes: int, width: int = 32, features: int = 64) -> None:
+        super().__init__()
+        self.settings = {"classes": classes, "width": width, "features": features}
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.GroupNorm(8, width), nn.SiLU())
+        self.middle = nn.Sequential(
+            nn.Conv2d(width, 2 * width, 3, 2, 1), nn.GroupNorm(8, 2 * width), nn.SiLU(),
+            nn.Conv2d(2 * width, 2 * width, 3, 1, 1), nn.GroupNorm(8, 2 * width), nn.SiLU(),
+        )  # fmt: skip
+        self.top = nn.Sequential(
+            nn.Conv2d(2 * width, 3 * width, 3, 2, 1), nn.GroupNorm(8, 3 * width), nn.SiLU(),
+            nn.AdaptiveAvgPool2d(4), nn.Flatten(),
+        )  # fmt: skip
+        self.features = nn.Sequential(nn.Linear(48 * width, features), nn.SiLU())
+        self.head = nn.Linear(features, classes)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        middle = self.middle(self.stem(images.float() / 127.5 - 1.0))
+        features = self.features(self.top(middle))
+        return self.head(features), features, F.adaptive_avg_pool2d(middle, GATE_POOL).flatten(1)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Tells images of the data from anything else by the mean distance to the nearest real training images.
+
+    ``bank``: m x d features of training images, standardised by ``mean`` and ``std``; an image passes if the mean of
+    its 3 smallest distances is at most ``threshold``, which keeps a stated share of held-out real images
+    (k-nearest-neighbour outlier detection in feature space, Sun et al. 2022).
+    """
+
+    bank: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+    threshold: float
+
+    def distance(self, features: torch.Tensor) -> torch.Tensor:
+        standardised = (features.float() - self.mean) / self.std
+        return torch.cdist(standardised, self.bank.float()).topk(NEIGHBOURS, largest=False).values.mean(1)
+
+    @staticmethod
+    def fit(train: torch.Tensor, held_out: torch.Tensor, keep: float) -> Gate:
+        """The gate over ``train`` features (m x d) that keeps the share ``keep`` of ``held_out`` ones."""
+        mean, std = train.mean(0), train.std(0) + 1e-3
+        gate = Gate(((train - mean) / std).half(), mean, std, 0.0)
+        threshold = torch.quantile(gate.distance(held_out), keep, interpolation="higher").item()
+        return Gate(gate.bank, mean, std, threshold)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Of n images: class ids answered (int64), gate verdicts (bool) and features (float32, n x d)."""
+
+    answered: np.ndarray
+    passed: np.ndarray
+    features: np.ndarray
+
+
+class Instrument:
+    """A loaded classifier with its gate. ``name`` tells it apart in results, ``key`` changes with its content."""
+
+    def __init__(self, network: Classifier, gate: Gate, classes: list[int], name: str, key: str) -> None:
+        self.network, self.gate, self.classes, self.name, self.key = network.eval(), gate, classes, name, key
+
+    @torch.no_grad()
+    def read(self, batches: Iterable[torch.Tensor]) -> Reading:
+        """Reads batches of uint8 images, n x 3 x H x W."""
+        answered, passed, features = [], [], []
+        ids = torch.tensor(self.classes)
+        for images in batches:
+            if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+                raise ValueError(f"expected uint8 n x 3 x H x W, got {images.dtype} {tuple(images.shape)}")
+            logits, feature, middle = self.network(images)
+            answered.append(ids[logits.argmax(1)].numpy())
+            passed.append((self.gate.distance(middle) <= self.gate.threshold).numpy())
+            features.append(feature.numpy())
+        return Reading(np.concatenate(answered), np.concatenate(passed), np.concatenate(features))
+
+
+def save_instrument(instrument: Instrument, folder: Path, kept: dict[str, float]) -> None:
+    """classifier/: weights, gate, and a config that names the feature layer and what the gate keeps."""
+    gate = instrument.gate
+    write_tensors(folder / "model.safetensors", dict(instrument.network.state_dict()))
+    write_tensors(folder / "gate.safetensors", {"bank": gate.bank, "mean": gate.mean, "std": gate.std})
+    about: dict[str, Any] = {
+        "architecture": "Classifier",
+        "settings": instrument.network.settings,
+        "classes": instrument.classes,
+        "feature_layer": Classifier.feature_layer,
+        "gate": {"layer": "middle", "pool": GATE_POOL, "neighbours": NEIGHBOURS, "threshold": gate.threshold, **kept},
+    }
+    write_json(folder / "config.json", about)
+
+
+def load_instrument(folder: Path) -> Instrument:
+    """The classifier of a pack. Raises UserError if it is missing or damaged."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"no classifier at {folder}; score.allow_missing=true runs without scores")
+    about = read_json(folder / "config.json")
+    network = Classifier(**about["settings"])
+    tensors = read_tensors(folder / "gate.safetensors")
+    try:
+        network.load_state_dict(read_tensors(folder / "model.safetensors"))
+    except RuntimeError as error:
+        raise UserError(f"{folder} does not fit its config: {str(error).splitlines()[0]}") from None
+    gate = Gate(tensors["bank"], tensors["mean"], tensors["std"], float(about["gate"]["threshold"]))
+    key = digest(*(folder / name for name in ("config.json", "model.safetensors", "gate.safetensors")))
+    return Instrument(network, gate, list(about["classes"]), f"Classifier-{key[:8]}", key)

@@ -1,0 +1,184 @@
+"""The ``erase`` command. Thin: each subcommand imports what it needs when it runs, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from . import __version__
+from .errors import UserError
+
+SETTINGS = click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+DEBUG = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def main() -> None:
+    """Runs the command and turns every ending into the documented exit code and, if it failed, one line."""
+    debug = "--debug" in sys.argv[1:]
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        _fail("interrupted; the same command continues", 130)
+    except click.ClickException as error:
+        _fail(f"{error.format_message()} (see erase --help)", 2)
+    except UserError as error:
+        if debug:
+            raise
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command continues", 130)
+    except Terminated:
+        _fail("terminated; the same command continues", 143)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:  # the last door: one line instead of a traceback, and never exit code 0
+        if debug:
+            raise
+        _fail(f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows the traceback)", 1)
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise Terminated
+
+
+def _fail(line: str, code: int) -> None:
+    click.echo(f"erase: {line}", err=True)
+    sys.exit(code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Make a class-conditional diffusion transformer forget a class, and measure that it did."""
+
+
+def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    options = [
+        click.option(
+            "--forget", "-f", multiple=True, metavar="CLASS", help="Class to forget, by index or name; repeatable."
+        ),
+        click.option("--model", metavar="SRC", help="Shipped pack or pipeline folder.  [default: digits]"),
+        click.option("--data", metavar="digits|DIR", help="Images, one sub-folder a class.  [default: the pack's own]"),
+        click.option("--preset", metavar="NAME", help="Shipped preset.  [default: MODEL/METHOD-POLICY]"),
+        click.option("--config", metavar="FILE", help="A YAML file in the preset's place."),
+        click.option("--method", metavar="NAME", help="See erase methods.  [default: sfron]"),
+        click.option("--optimizer", metavar="POLICY", help="shared or dual.  [default: dual]"),
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of unlearning."),
+        click.option(
+            "--output", "-o", metavar="DIR", help="Run folder.  [default: runs/MODEL-CLASSES-METHOD-POLICY-sSEED]"
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@_model_options
+@click.option("--dry-run", is_flag=True, help="Print the resolved config and what is missing, and stop.")
+@AS_JSON
+@DEBUG
+@SETTINGS
+def run(settings: tuple[str, ...], as_json: bool, debug: bool, dry_run: bool, **asked: Any) -> None:
+    """Make a model forget classes, then sample and score it beside the original.
+
+    \b
+    erase run --forget 3
+    erase run --forget 3 --forget 8 --optimizer shared unlearn.forget.lr=1e-4
+
+    Run the same command again to continue a stopped run.
+    """
+    from .config import RunConfig, parse_words
+
+    request = RunConfig(**{**asked, "model": asked["model"] or "digits"})
+    words = parse_words(settings)
+    if dry_run:
+        from .dryrun import dry_run as describe
+
+        click.echo(describe(request, words, as_json))
+        return
+    from .presets import resolve
+
+    resolve(request, words)
+    from .report.table import result_table
+    from .unlearning import run_in_folder
+
+    results, folder = run_in_folder(request, words)
+    if as_json:
+        click.echo(json.dumps(results, indent=2))
+    else:
+        click.echo(f"\n{result_table(results)}\n\n{folder} ({folder / 'grid.png'} shows before and after)")
+
+
+@cli.command()
+@click.option("--data", metavar="digits|DIR", help="Images, one sub-folder a class.  [default: digits]")
+@click.option("--output", "-o", required=True, metavar="PACK", help="Folder of the pack to make.")
+@click.option("--preset", metavar="NAME", help="Shipped recipe.  [default: digits/pretrain]")
+@click.option("--config", metavar="FILE", help="A YAML file in the preset's place.")
+@click.option(
+    "--exclude-class", "exclude", multiple=True, metavar="CLASS", help="Class the DiT never sees; repeatable."
+)
+@AS_JSON
+@DEBUG
+@SETTINGS
+def pretrain(
+    settings: tuple[str, ...],
+    as_json: bool,
+    debug: bool,
+    output: str,
+    preset: str | None,
+    config: str | None,
+    **asked: Any,
+) -> None:
+    """Make a pack from images: an autoencoder, a DiT on its latents, a classifier and an image gate.
+
+    \b
+    erase pretrain --data digits --output my-digits
+    erase pretrain --data digits --output no-three --exclude-class 3 instruments=digits
+
+    Run the same command again to continue a stopped training.
+    """
+    from .config import merge, parse_words
+    from .presets import base_values, resolve_pretrain
+
+    given = {key: value for key, value in asked.items() if value}
+    values = merge(base_values(preset, config, "digits/pretrain"), merge(given, parse_words(settings)))
+    resolved = resolve_pretrain(values)
+    from .pretraining import pretrain as make
+
+    about = make(resolved, output)
+    click.echo(json.dumps(about, indent=2) if as_json else f"\n{output}: {_line(about['provenance']['scores'])}")
+
+
+def _line(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value:.4g}" for key, value in values.items())
+
+
+@cli.command()
+@AS_JSON
+def methods(as_json: bool) -> None:
+    """List the methods and the optimizer policies each can run under."""
+    from .methods import matrix
+
+    rows = matrix()
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        click.echo(f"{row['method']:14}{row['summary']}\n{'':14}needs {', '.join(row['needs'])}")
+        for policy, why in row["policies"].items():
+            click.echo(f"{'':14}{policy:10}{'yes' if why is None else 'no: ' + why}")

@@ -1,0 +1,1 @@
+"""Images, cached latents, and the stateless batch stream."""

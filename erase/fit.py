@@ -1,0 +1,46 @@
+"""A small resumable fit for the VAE and the classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from .optim import cosine
+from .state import load_state, save_state
+
+
+def fit(
+    name: str,
+    module: nn.Module,
+    loss_at: Callable[[int], torch.Tensor],
+    steps: int,
+    lr: float,
+    weight_decay: float,
+    state: Path,
+    key: str,
+    save_every: int,
+) -> None:
+    """Minimises ``loss_at(step)`` over ``module`` with AdamW, saving to ``state`` and continuing from it."""
+    optimizer: Any = torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay)
+    weights = dict(module.named_parameters())
+    start = load_state(state, key, weights, {"adamw": optimizer})
+    module.train()
+    bar = tqdm(range(start, steps), desc=name, initial=start, total=steps, unit="step")
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = lr * cosine(step, steps) * min(1.0, (step + 1) / 100)
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_at(step)
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{loss.item():.4g}")
+        if (step + 1) % save_every == 0 or step + 1 == steps:
+            save_state(state, step + 1, key, weights, {"adamw": optimizer})
+    module.eval()

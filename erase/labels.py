@@ -1,0 +1,48 @@
+"""Class names to class ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from .errors import UserError, nearest
+
+
+def find_class(text: str | int, labels: Mapping[int, str]) -> int:
+    """The id of a class given by index or name. Raises UserError with the nearest names if there is none."""
+    word = str(text).strip()
+    if word.lstrip("-").isdigit():
+        if int(word) in labels:
+            return int(word)
+        raise UserError(f"class {word} is not in the model; it has {_span(labels)}")
+    found = [label for label, name in labels.items() if word.casefold() in _names(name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        which = ", ".join(f"{label} ({labels[label]})" for label in found)
+        raise UserError(f"the class name {word!r} is ambiguous; give the index: {which}")
+    known = {name for label in labels.values() for name in label.split(", ")}
+    raise UserError(f"unknown class {word!r}{nearest(word, known)}")
+
+
+def find_forget(texts: Sequence[str | int], labels: Mapping[int, str]) -> list[int]:
+    """The sorted ids of the classes to forget. Raises UserError for none, an unknown one, one twice, or all."""
+    if not texts:
+        raise UserError("no class to forget; give --forget CLASS (an index or a name)")
+    ids = [find_class(text, labels) for text in texts]
+    twice = [label for label in ids if ids.count(label) > 1]
+    if twice:
+        raise UserError(f"class {twice[0]} ({labels[twice[0]]}) is given twice")
+    if len(ids) == len(labels):
+        raise UserError("all classes are to be forgotten; at least one must be retained")
+    return sorted(ids)
+
+
+def _names(name: str) -> set[str]:
+    return {name.casefold(), *(part.strip().casefold() for part in name.split(","))}
+
+
+def _span(labels: Mapping[int, str]) -> str:
+    ids = sorted(labels)
+    if ids == list(range(ids[0], ids[-1] + 1)):
+        return f"{ids[0]} to {ids[-1]}"
+    return ", ".join(str(label) for label in ids[:20]) + (", ..." if len(ids) > 20 else "")

@@ -1,0 +1,43 @@
+"""The methods, by name. A new method is one file here and one line below."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import UserError, nearest
+from ..optim import POLICIES, check_policy
+from .base import Beforehand, Method, Options
+from .finetune import Finetune
+from .sfron import SFRon
+
+METHODS: dict[str, type[Method]] = {method.name: method for method in (SFRon, Finetune)}
+
+
+def find_method(name: str) -> type[Method]:
+    if name not in METHODS:
+        raise UserError(f"unknown method {name!r}{nearest(name, METHODS)}")
+    return METHODS[name]
+
+
+def refusal(method: type[Method], policy: str) -> str | None:
+    """Why this method cannot run under this policy, or None if it can."""
+    check_policy(policy)
+    if policy != "shared" and len(method.objectives) < 2:
+        return f"{method.name} has one objective, so there is nothing to keep apart; use --optimizer shared"
+    return None
+
+
+def matrix() -> list[dict[str, Any]]:
+    """One row a method: name, summary, what it needs, and for each policy None or why it cannot run."""
+    return [
+        {
+            "method": method.name,
+            "summary": method.summary,
+            "needs": list(method.needs),
+            "policies": {policy: refusal(method, policy) for policy in POLICIES},
+        }
+        for method in METHODS.values()
+    ]
+
+
+__all__ = ["METHODS", "POLICIES", "Beforehand", "Method", "Options", "find_method", "matrix", "refusal"]

@@ -1,0 +1,11 @@
+"""Retain objective alone: fine-tuning, and the training of a DiT from scratch."""
+
+from .base import Method, Options
+
+
+class Finetune(Method):
+    name = "finetune"
+    summary = "train on the retain set alone and hope that the class fades"
+    needs = ("retain images",)
+    objectives = ("retain",)
+    Options = Options

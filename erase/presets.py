@@ -1,0 +1,127 @@
+"""From a request to a config with every value filled in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .config import PretrainConfig, ResolvedConfig, RunConfig, build, merge
+from .errors import UserError, nearest
+from .files import digest, read_json, shipped
+from .methods import find_method, refusal
+
+SECTIONS = ("model", "data", "method", "optimizer", "unlearn", "sample", "score", "runtime")
+SHORT = {"model": "source", "data": "source", "method": "name", "optimizer": "policy"}
+
+
+def family_of(source: str) -> str:
+    """Which presets suit a model: a pack says so itself; others are ImageNet's by their latent size or their name."""
+    for root in (Path(source), shipped("assets") / source):
+        if (root / "erase.json").is_file():
+            return str(read_json(root / "erase.json").get("family", "digits"))
+        if (root / "transformer" / "config.json").is_file():
+            return (
+                "imagenet512" if read_json(root / "transformer" / "config.json")["sample_size"] == 64 else "imagenet256"
+            )
+    return "imagenet512" if "512" in source else "imagenet256"
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the config {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} must hold sections such as 'unlearn:', not {content!r}")
+    return dict(content)
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    root = shipped("configs")
+    known = sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
+    if name not in known:
+        raise UserError(f"unknown preset {name!r}{nearest(name, known)}")
+    return load_yaml(root / f"{name}.yaml")
+
+
+def resolve(request: RunConfig, words: Mapping[str, Any] | None = None) -> ResolvedConfig:
+    """The request over its preset. ``words`` are dotted settings of the command line, already nested.
+
+    Raises UserError for an unknown preset, method, policy or key, a value of the wrong type or out of range, or a
+    method that cannot run under the policy.
+    """
+    asked: dict[str, Any] = {}
+    for section in SECTIONS:
+        value = getattr(request, section)
+        if value is not None:
+            asked[section] = {SHORT[section]: value} if isinstance(value, str) and section in SHORT else value
+    asked = merge(asked, words or {})
+    for section, key in SHORT.items():
+        if isinstance(asked.get(section), str):
+            asked[section] = {key: asked[section]}
+    base = _base(request, asked)
+    wanted = asked.get("method", {}).get("name")
+    if wanted and base.get("method", {}).get("name") not in (None, wanted):
+        base = {**base, "method": {"name": wanted}}  # another method's options do not carry over
+    values = merge(base, {"forget": [str(c) for c in request.forget], "seed": request.seed, **asked})
+    for section in SECTIONS:
+        values.setdefault(section, {})
+    method = find_method(str(values["method"].get("name", "sfron")))
+    values["method"] = {**values["method"], "name": method.name}
+    config: ResolvedConfig = build(ResolvedConfig, values, types_of={"method": method.Options})
+    why = refusal(method, config.optimizer.policy)
+    if why:
+        raise UserError(why)
+    return config
+
+
+def _base(request: RunConfig, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The preset's or the config file's values."""
+    if request.config is not None or request.preset is not None:
+        return base_values(request.preset, request.config, "")
+    method = find_method(str(asked.get("method", {}).get("name", "sfron")))
+    policy = str(asked.get("optimizer", {}).get("policy", "dual"))
+    why = refusal(method, policy)
+    if why:
+        raise UserError(why)
+    family = family_of(str(asked.get("model", {}).get("source", "digits")))
+    return load_preset(f"{family}/{method.name}-{policy}")
+
+
+def base_values(preset: str | None, config: str | None, default: str) -> dict[str, Any]:
+    """The values of a config file, a named preset, or the default preset."""
+    if config is not None:
+        if preset is not None:
+            raise UserError("give a preset or a config file, not both")
+        return load_yaml(Path(config))
+    return load_preset(preset or default)
+
+
+def resolve_pretrain(values: Mapping[str, Any]) -> PretrainConfig:
+    config: PretrainConfig = build(PretrainConfig, values)
+    return config
+
+
+def config_hash(values: Mapping[str, Any]) -> str:
+    """A digest of everything that may change a result: all but ``runtime``."""
+    return digest({key: value for key, value in values.items() if key != "runtime"})
+
+
+def output_folder(request: RunConfig, config: ResolvedConfig, forget: Sequence[int]) -> Path:
+    """``request.output``, or ``runs/<model>-<classes>-<method>-<policy>-s<seed>``."""
+    if request.output:
+        return Path(request.output)
+    model = "".join(c if c.isalnum() or c in "._" else "-" for c in Path(config.model.source).name) or "model"
+    classes = "+".join(str(label) for label in forget)
+    return Path("runs") / f"{model}-{classes}-{config.method.name}-{config.optimizer.policy}-s{config.seed}"
+
+
+def with_classes(config: ResolvedConfig, forget: Sequence[int]) -> ResolvedConfig:
+    """The config with its classes as ids, so that a class's name and its index are one run."""
+    return dataclasses.replace(config, forget=tuple(str(label) for label in forget))

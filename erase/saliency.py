@@ -1,0 +1,151 @@
+"""Per-sample Fisher diagonals and saliency masks.
+
+The diagonal is the mean over samples of the squared per-sample gradient. The square of a batch-mean gradient is another
+quantity, one that depends on the batch size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+PerSampleLoss = Callable[[Any], torch.Tensor]
+Tensors = dict[str, torch.Tensor]
+
+
+def fisher_diagonal(module: nn.Module, loss: PerSampleLoss, batches: Iterable[Any]) -> Tensors:
+    """The empirical Fisher diagonal of every trainable parameter, fp32, by its name.
+
+    ``loss`` maps a batch to n per-sample losses that do not interact. One forward and one backward pass a batch: hooks
+    keep each layer's input and output gradient, whose products are the per-sample gradients, and no weight gradient is
+    ever formed. A layer that is used several times (a shared embedder) has its uses summed before the square. Modules
+    that hold parameters of another kind than linear, patch-embedding and label-embedding layers make the whole
+    computation fall back to one backward pass a sample.
+    """
+    layers = {
+        name: layer for name, layer in module.named_modules() if any(True for _ in layer.parameters(recurse=False))
+    }
+    if not all(_supported(layer) for layer in layers.values()):
+        return fisher_by_loop(module, loss, batches)
+    frozen = [p for p in module.parameters() if not p.requires_grad]
+    trained = [p for p in module.parameters() if p.requires_grad]
+    total: Tensors = {name: torch.zeros_like(p) for name, p in module.named_parameters() if p.requires_grad}
+    hooks = {name: _LayerHook(layer) for name, layer in layers.items()}
+    count = 0
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        for batch in batches:
+            losses = loss(batch)
+            losses.sum().backward()
+            count += len(losses)
+            for name, hook in hooks.items():
+                for field, squares in hook.squares().items():
+                    full = f"{name}.{field}" if name else field
+                    if full in total:
+                        total[full] += squares
+    finally:
+        for hook in hooks.values():
+            hook.remove()
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+    return {name: value / max(1, count) for name, value in total.items()}
+
+
+def fisher_by_loop(module: nn.Module, loss: PerSampleLoss, batches: Iterable[Any]) -> Tensors:
+    """The same by one backward pass a sample: for any module, and the oracle of the hooks."""
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    count = 0
+    for batch in batches:
+        for value in loss(batch).unbind():
+            gradients = torch.autograd.grad(value, list(parameters.values()), retain_graph=True, allow_unused=True)
+            for name, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    total[name] += gradient.float().square()
+            count += 1
+    return {name: value / max(1, count) for name, value in total.items()}
+
+
+def ratio_mask(forget: Tensors, retain: Tensors, gamma: float) -> Tensors:
+    """SFRon's weight saliency S = 1(F_f >= gamma F_r) as bools; weights that neither set uses are not salient."""
+    return {name: (forget[name] >= gamma * retain[name]) & (forget[name] > 0) for name in forget}
+
+
+def selected_share(masks: Tensors) -> float:
+    """Share of all weights that the masks select."""
+    return sum(int(m.sum()) for m in masks.values()) / max(1, sum(m.numel() for m in masks.values()))
+
+
+def _supported(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Conv2d):
+        return layer.stride == layer.kernel_size and layer.padding == (0, 0) and layer.groups == 1
+    return isinstance(layer, nn.Linear | nn.Embedding)
+
+
+class _LayerHook:
+    """Keeps the inputs and output gradients of each use of one layer in the current batch."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+        self.uses: list[tuple[torch.Tensor, list[torch.Tensor]]] = []
+        self.handle = layer.register_forward_hook(self._forward)
+
+    def remove(self) -> None:
+        self.handle.remove()
+
+    def _forward(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        output = output if output.requires_grad else output.requires_grad_(True)
+        gradient: list[torch.Tensor] = []
+        output.register_hook(lambda g: gradient.append(g.detach()))
+        self.uses.append((inputs[0].detach(), gradient))
+        return output
+
+    def squares(self) -> Tensors:
+        """Summed squares over the batch's per-sample gradients; forgets the batch."""
+        uses = [(x, g[0].float()) for x, g in self.uses if g]
+        self.uses.clear()
+        if not uses:
+            return {}
+        if isinstance(self.layer, nn.Embedding):
+            return {"weight": _embedding_squares(self.layer, uses)}
+        if isinstance(self.layer, nn.Conv2d):
+            uses = [_as_patches(self.layer, x, g) for x, g in uses]
+        pairs = [(x.float().reshape(len(x), -1, x.shape[-1]), g.reshape(len(g), -1, g.shape[-1])) for x, g in uses]
+        inputs = torch.cat([x for x, _ in pairs], dim=1)
+        outputs = torch.cat([g for _, g in pairs], dim=1)
+        if all(torch.equal(x, pairs[0][0]) for x, _ in pairs[1:]):
+            inputs, outputs = pairs[0][0], torch.stack([g for _, g in pairs]).sum(0)
+        if inputs.shape[1] == 1:  # one token: the square of an outer product is the product of the squares
+            squares = outputs[:, 0].square().T @ inputs[:, 0].square()
+        else:
+            squares = torch.zeros(outputs.shape[-1], inputs.shape[-1], device=inputs.device)
+            chunk = max(1, (1 << 24) // squares.numel())
+            for start in range(0, len(inputs), chunk):
+                part = slice(start, start + chunk)
+                squares += torch.bmm(outputs[part].transpose(1, 2), inputs[part]).square_().sum(0)
+        weight: Any = self.layer.weight
+        result = {"weight": squares.reshape(weight.shape)}
+        if self.layer.bias is not None:
+            result["bias"] = outputs.sum(1).square().sum(0)
+        return result
+
+
+def _embedding_squares(layer: nn.Embedding, uses: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    squares = torch.zeros_like(layer.weight, dtype=torch.float32)
+    labels = uses[0][0]
+    if any(not torch.equal(labels, x) for x, _ in uses[1:]):
+        raise ValueError("the uses of a shared embedding must look up the same labels")
+    gradient = torch.stack([g for _, g in uses]).sum(0)
+    return squares.index_add_(0, labels, gradient.square())
+
+
+def _as_patches(layer: nn.Conv2d, x: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A convolution whose stride is its kernel is a linear layer over patches."""
+    patches = nn.functional.unfold(x.float(), layer.kernel_size, stride=layer.stride)
+    return patches.transpose(1, 2), g.flatten(2).transpose(1, 2)

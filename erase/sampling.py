@@ -1,0 +1,165 @@
+"""Guided sampling, one seed an image, in fixed blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from .config import SampleConfig
+from .errors import UserError
+from .files import replacing
+from .model import SCHEDULER, Model
+from .rng import image_seed
+
+DECODE_BATCH = 100
+
+
+def make_scheduler(sampler: str) -> Any:
+    """A diffusers scheduler with every setting explicit.
+
+    ``dpm++``: DPM-Solver++ of order 2 (Lu et al. 2022). ``ddim``: eta 0 (Song et al. 2021). ``ancestral``: DDPM's, with
+    the model's learned variance (Nichol & Dhariwal 2021).
+    """
+    import diffusers
+
+    if sampler == "dpm++":
+        return diffusers.DPMSolverMultistepScheduler(**SCHEDULER, algorithm_type="dpmsolver++", solver_order=2)
+    if sampler == "ddim":
+        return diffusers.DDIMScheduler(**SCHEDULER, clip_sample=False, set_alpha_to_one=True)
+    if sampler == "ancestral":
+        return diffusers.DDPMScheduler(**SCHEDULER, clip_sample=False, variance_type="learned_range")
+    raise UserError(f"unknown sampler {sampler!r}; known: dpm++, ddim, ancestral")
+
+
+@torch.no_grad()
+def sample_latents(
+    model: Model,
+    labels: Sequence[int],
+    seeds: Sequence[int],
+    guidance_scale: float = 1.5,
+    steps: int = 20,
+    sampler: str = "dpm++",
+) -> torch.Tensor:
+    """Scaled latents n x C x h x w of these labels.
+
+    Image i starts from one CPU draw of shape (1, C, h, w) of a generator seeded with ``seeds[i]``, and takes any
+    further noise from the same generator: what DiTPipeline does with a list of generators. Guidance is
+    eps_null + scale (eps_label - eps_null) on all channels; a scale of 1 needs no null half.
+    """
+    device = model.device
+    generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+    def draw() -> torch.Tensor:
+        return torch.cat([torch.randn((1, *model.latent_shape), generator=g) for g in generators]).to(device)
+
+    scheduler = make_scheduler(sampler)
+    scheduler.set_timesteps(steps, device=device)
+    channels = model.latent_shape[0]
+    classes = torch.tensor(list(labels), device=device)
+    guided = guidance_scale != 1.0
+    both = torch.cat([classes, torch.full_like(classes, model.null_label)]) if guided else classes
+    latents = draw()
+    for t in scheduler.timesteps:
+        inputs = torch.cat([latents, latents]) if guided else latents
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            output = model.transformer(inputs, timestep=t.expand(len(inputs)), class_labels=both, return_dict=False)[0]
+        output = output.float()
+        eps, variance = output[:, :channels], output[:, channels:]
+        if guided:
+            conditional, unconditional = eps.chunk(2)
+            eps = unconditional + guidance_scale * (conditional - unconditional)
+            variance = variance.chunk(2)[0] if variance.shape[1] else variance
+        if sampler == "ancestral":
+            latents = _ancestral_step(scheduler, torch.cat([eps, variance], dim=1), int(t), latents, draw)
+        else:
+            latents = scheduler.step(eps, t, latents, return_dict=False)[0]
+    return latents
+
+
+def _ancestral_step(scheduler: Any, output: torch.Tensor, t: int, latents: torch.Tensor, draw: Any) -> torch.Tensor:
+    """One DDPM step with learned variance, its noise drawn from each image's own generator."""
+    previous = scheduler.previous_timestep(t)
+    eps, v = output.chunk(2, dim=1)
+    abar = scheduler.alphas_cumprod[t].double()
+    abar_previous = (
+        scheduler.alphas_cumprod[previous].double() if previous >= 0 else torch.ones((), dtype=torch.float64)
+    )
+    beta = 1 - abar / abar_previous
+    x0 = (latents - (1 - abar).sqrt() * eps) / abar.sqrt()
+    mean = (abar_previous.sqrt() * beta / (1 - abar)) * x0
+    mean = mean + ((1 - beta).sqrt() * (1 - abar_previous) / (1 - abar)) * latents
+    if previous < 0:
+        return mean.to(latents.dtype)
+    log_min = torch.log(beta * (1 - abar_previous) / (1 - abar))
+    share = (v + 1) / 2
+    log_variance = share * beta.log() + (1 - share) * log_min
+    return (mean + torch.exp(0.5 * log_variance) * draw()).to(latents.dtype)
+
+
+@torch.no_grad()
+def decode(model: Model, latents: torch.Tensor) -> torch.Tensor:
+    """Scaled latents to images on the CPU: uint8, n x H x W x 3."""
+    if model.vae is None:
+        raise UserError("the model has no VAE to decode with; give one with model.vae=FOLDER")
+    images = []
+    for part in latents.split(DECODE_BATCH):
+        pixels = model.vae.decode(part / model.vae.config.scaling_factor).sample
+        pixels = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+        images.append(pixels.permute(0, 2, 3, 1).cpu())
+    return torch.cat(images)
+
+
+def sample(
+    model: Model,
+    labels: Sequence[int],
+    seeds: Sequence[int] | None = None,
+    guidance_scale: float = 1.5,
+    steps: int = 20,
+    sampler: str = "dpm++",
+) -> np.ndarray:
+    """Images of these labels, one seed each (default: 0, 1, ...): uint8, n x H x W x 3, RGB.
+
+    Raises UserError for a label outside 0 .. num_classes (num_classes is the null label), or seeds of another number.
+    """
+    seeds = range(len(labels)) if seeds is None else seeds
+    if len(seeds) != len(labels):
+        raise UserError(f"{len(labels)} labels need as many seeds, not {len(seeds)}")
+    wrong = [label for label in labels if not 0 <= int(label) <= model.num_classes]
+    if wrong:
+        raise UserError(f"label {wrong[0]} is not in 0 .. {model.num_classes} (the last is the null label)")
+    if not len(labels):
+        return np.zeros((0, model.image_size, model.image_size, 3), dtype=np.uint8)
+    return decode(model, sample_latents(model, labels, seeds, guidance_scale, steps, sampler)).numpy()
+
+
+def image_path(folder: Path, label: int, number: int) -> Path:
+    return folder / f"{label:04d}" / f"{number:05d}.png"
+
+
+def sample_folder(model: Model, folder: Path, config: SampleConfig, classes: Sequence[int], title: str) -> None:
+    """Fills ``folder/CCCC/IIIII.png`` with ``config.per_class`` images of each class; blocks already there are kept.
+
+    A block is ``config.block`` consecutive images of one class, so a file depends on the class and its number alone.
+    """
+    blocks = [
+        (label, range(start, min(start + config.block, config.per_class)))
+        for label in classes
+        for start in range(0, config.per_class, config.block)
+    ]
+    with tqdm(total=len(classes) * config.per_class, desc=title, unit="image") as bar:
+        for label, numbers in blocks:
+            paths = [image_path(folder, label, number) for number in numbers]
+            if not all(path.is_file() for path in paths):
+                seeds = [image_seed(config.seed, label, number) for number in numbers]
+                labels = [label] * len(seeds)
+                images = sample(model, labels, seeds, config.guidance_scale, config.steps, config.sampler)
+                for path, image in zip(paths, images, strict=True):
+                    with replacing(path, sync=False) as temporary:
+                        Image.fromarray(image).save(temporary)
+            bar.update(len(paths))

@@ -1,0 +1,74 @@
+"""Scores of a folder of samples, original or erased, under one protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .classifier import Instrument
+from .config import SampleConfig
+from .data.images import ImageSet, read_image
+from .files import cache_folder, digest, once
+from .metrics import accuracy
+from .metrics.extractor import register
+from .metrics.fid import Statistics, fid, statistics
+from .sampling import image_path
+
+READ_BATCH = 200
+
+
+def reference_statistics(instrument: Instrument, images: ImageSet, retain: Sequence[int]) -> tuple[Statistics, int]:
+    """Statistics of all real images of the retained classes, and their number; features are cached by content."""
+    everything = np.arange(len(images))
+
+    def make() -> dict[str, torch.Tensor]:
+        return {"features": torch.from_numpy(instrument.read(images.batches(everything, READ_BATCH)).features)}
+
+    name = digest(images.key, instrument.key)
+    features = once(cache_folder("features") / f"{name}.safetensors", make)["features"].numpy()
+    rows = images.select(list(retain))
+    return statistics(features[rows]), len(rows)
+
+
+def score_folder(
+    instrument: Instrument,
+    folder: Path,
+    classes: Sequence[int],
+    forget: Sequence[int],
+    sample: SampleConfig,
+    reference: Statistics,
+    bootstrap: int,
+) -> dict[str, Any]:
+    """The scores of ``folder/CCCC/IIIII.png``: the row of one model in results.json."""
+    asked = np.repeat(np.array(list(classes)), sample.per_class)
+    paths = [image_path(folder, label, number) for label in classes for number in range(sample.per_class)]
+    starts = range(0, len(paths), READ_BATCH)
+    reading = instrument.read(torch.stack([read_image(p) for p in paths[s : s + READ_BATCH]]) for s in starts)
+    readings = accuracy.Readings(asked, reading.answered, reading.passed)
+    retain = [label for label in classes if label not in forget]
+    metrics = {
+        "fa": accuracy.forget_accuracy(readings, forget),
+        "fa_top1": accuracy.forget_accuracy_top1(readings, forget),
+        "not_an_image": accuracy.not_an_image(readings, forget),
+        "ra": accuracy.retain_accuracy(readings, retain),
+        "fid": fid(reading.features[np.isin(asked, retain)], reference, bootstrap),
+    }
+    return {
+        **{name: metric["value"] for name, metric in metrics.items()},
+        "per_class_accuracy": {str(k): v for k, v in accuracy.per_class_accuracy(readings).items()},
+        "metrics": metrics,
+    }
+
+
+def describe(instrument: Instrument, images: ImageSet) -> dict[str, str]:
+    """The instruments' names for results.json."""
+    return {
+        "classifier": instrument.name,
+        "gate": f"3 nearest neighbours, threshold {instrument.gate.threshold:.4g}",
+        "extractor": register(instrument),
+        "reference": images.key,
+    }

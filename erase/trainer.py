@@ -1,0 +1,159 @@
+"""The one loop: rounds of forget steps and retain steps over the same weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from .config import ObjectiveConfig, RuntimeConfig, UnlearnConfig
+from .data.latents import LatentStream
+from .errors import UserError
+from .files import write_text
+from .methods import Method
+from .optim import Shared, scheduled
+from .state import load_state, save_state
+
+FLUSH_EVERY = 20
+
+
+def make_accelerator(runtime: RuntimeConfig, output: Path | None = None) -> Accelerator:
+    """The process group, device and precision of a run: bf16 autocast on a GPU, fp32 elsewhere."""
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    if runtime.device not in ("auto", "cpu") and not runtime.device.startswith("cuda"):
+        raise UserError(f"runtime.device must be auto, cpu, cuda or cuda:N, not {runtime.device!r}")
+    if runtime.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("runtime.device asks for a GPU and torch sees none; use runtime.device=cpu")
+    cpu = runtime.device == "cpu" or not torch.cuda.is_available()
+    if ":" in runtime.device:
+        torch.cuda.set_device(runtime.device)
+    if runtime.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    precision = runtime.precision if runtime.precision != "auto" else ("fp32" if cpu else "bf16")
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        log_with=runtime.tracker,
+        project_dir=str(output) if output else None,
+    )
+
+
+class Trainer:
+    """Trains ``module`` in place.
+
+    ``streams`` gives each objective its batches and ``plan`` the rounds. ``average`` keeps an exponential moving
+    average of the weights with that decay. State is saved to ``state`` under ``key`` and continued from; one line a
+    step goes to ``metrics``.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        module: torch.nn.Module,
+        method: Method,
+        policy: Shared,
+        streams: Mapping[str, LatentStream],
+        plan: UnlearnConfig,
+        state: Path,
+        key: str,
+        metrics: Path | None = None,
+        save_every: int = 500,
+        average: float | None = None,
+    ) -> None:
+        self.accelerator, self.module, self.method, self.policy = accelerator, module, method, policy
+        self.streams, self.plan, self.state, self.key = streams, plan, state, key
+        self.metrics, self.save_every, self.decay = metrics, save_every, average
+        self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if average else {}
+        self.pending: list[dict[str, Any]] = []
+
+    def steps(self) -> list[tuple[int, str]]:
+        """Every step of the run as (round, objective), in order."""
+        order: list[tuple[int, str]] = []
+        for round_ in range(self.plan.rounds + self.plan.finish):
+            if round_ < self.plan.rounds and "forget" in self.method.objectives:
+                order += [(round_, "forget")] * self.plan.forget.steps
+            order += [(round_, "retain")] * self.plan.retain.steps
+        return order
+
+    def run(self, title: str = "unlearn") -> None:
+        """All steps, from the saved state if there is one."""
+        order = self.steps()
+        weights = {**self.parameters, **{f"average/{name}": tensor for name, tensor in self.average.items()}}
+        start = load_state(self.state, self.key, weights, self.policy.optimizers)
+        self._trim_metrics(start)
+        taken = {"forget": 0, "retain": 0}
+        for _, objective in order[:start]:
+            taken[objective] += 1
+        show = self.accelerator.is_main_process
+        bar = tqdm(order[start:], desc=title, initial=start, total=len(order), unit="step", disable=not show)
+        for step, (round_, objective) in enumerate(bar, start=start):
+            row = self.step(round_, objective, taken[objective])
+            taken[objective] += 1
+            self.pending.append({"step": step, "round": round_, "objective": objective, **row})
+            if len(self.pending) >= FLUSH_EVERY:
+                bar.set_postfix({objective: f"{self._flush():.4f}"})
+            if (step + 1) % self.save_every == 0 and step + 1 < len(order):
+                self._flush()
+                save_state(self.state, step + 1, self.key, weights, self.policy.optimizers)
+        self._flush()
+        save_state(self.state, len(order), self.key, weights, self.policy.optimizers)
+
+    def step(self, round_: int, objective: str, number: int) -> dict[str, Any]:
+        """One step of ``objective`` on its batch ``number``: backward, edit (mask), clip, step."""
+        settings: ObjectiveConfig = getattr(self.plan, objective)
+        rounds = self.plan.rounds if objective == "forget" else self.plan.rounds + self.plan.finish
+        lr, weight = scheduled(settings, round_, rounds)
+        batch = self.streams[objective].batch(number).to(self.accelerator.device)
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        with self.accelerator.autocast():
+            loss = self.method.loss(objective, batch)
+        self.accelerator.backward(loss * weight)
+        self.method.edit_gradients(objective)
+        limit = float("inf") if settings.clip is None else settings.clip
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit)
+        self.policy.step(objective, lr)
+        if self.average:
+            decay = min(self.decay or 0.0, (1 + number) / (10 + number))  # short memory at the start
+            torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
+        return {"loss": loss.detach(), "grad_norm": norm, "lr": lr, "weight": weight, **self.method.report()}
+
+    def _flush(self) -> float:
+        """Writes the pending rows; the last loss."""
+        rows = [{k: v.item() if isinstance(v, torch.Tensor) else v for k, v in row.items()} for row in self.pending]
+        self.pending.clear()
+        if not rows:
+            return 0.0
+        for row in rows:
+            if self.accelerator.trackers:
+                values = {k: v for k, v in row.items() if isinstance(v, float)}
+                self.accelerator.log({f"{row['objective']}/{k}": v for k, v in values.items()}, step=row["step"])
+            bad = [k for k in ("loss", "grad_norm") if row[k] - row[k] != 0]
+            if bad:
+                raise FloatingPointError(
+                    f"{bad[0]} is {row[bad[0]]} at step {row['step']} ({row['objective']}); "
+                    f"try a lower unlearn.{row['objective']}.lr"
+                )
+        if self.metrics is not None and self.accelerator.is_main_process:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+        return float(rows[-1]["loss"])
+
+    def _trim_metrics(self, start: int) -> None:
+        """Drops rows that a stopped run wrote after its last saved state."""
+        if self.metrics is None or not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                kept += [line + "\n"] if json.loads(line)["step"] < start else []
+            except (ValueError, KeyError):
+                continue
+        write_text(self.metrics, "".join(kept))
