@@ -306,7 +306,7 @@ def merge(base: Section, over: Section) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping):
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
             value = merge(below, value)
         result[key] = value
     return result
@@ -320,12 +320,12 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
         if not sign or not key.strip():
             raise UserError(f"{word!r} is no setting; write key=value, for example unlearn.forget.lr=1e-4")
         try:
-            value = yaml.safe_load(text) if text else None
+            nested: Any = yaml.safe_load(text) if text else None
         except yaml.YAMLError:
             raise UserError(f"the value of {word!r} is not valid YAML; put text with : or # in quotes") from None
         for part in reversed(key.strip().split(".")):
-            value = {part: value}
-        result = merge(result, value)
+            nested = {part: nested}
+        result = merge(result, nested)
     return result
 
 

@@ -15,23 +15,29 @@ from .data.images import ImageSet, read_image
 from .files import cache_folder, digest, once
 from .metrics import accuracy
 from .metrics.extractor import register
-from .metrics.fid import Statistics, fid, statistics
+from .metrics.fid import Statistics, fid
 from .sampling import image_path
 
 READ_BATCH = 200
 
 
-def reference_statistics(instrument: Instrument, images: ImageSet, retain: Sequence[int]) -> tuple[Statistics, int]:
-    """Statistics of all real images of the retained classes, and their number; features are cached by content."""
+def real_features(instrument: Instrument, images: ImageSet) -> np.ndarray:
+    """Features of all real images, n x d, cached by content."""
     everything = np.arange(len(images))
 
     def make() -> dict[str, torch.Tensor]:
         return {"features": torch.from_numpy(instrument.read(images.batches(everything, READ_BATCH)).features)}
 
     name = digest(images.key, instrument.key)
-    features = once(cache_folder("features") / f"{name}.safetensors", make)["features"].numpy()
-    rows = images.select(list(retain))
-    return statistics(features[rows]), len(rows)
+    features: np.ndarray = once(cache_folder("features") / f"{name}.safetensors", make)["features"].numpy()
+    return features
+
+
+def nearest_classes(features: np.ndarray, labels: np.ndarray, forget: Sequence[int]) -> list[int]:
+    """All other classes, nearest first by the smallest distance of their mean real feature to a forgotten class's."""
+    means = {int(label): features[labels == label].mean(0) for label in np.unique(labels)}
+    others = [label for label in means if label not in forget]
+    return sorted(others, key=lambda c: min(float(np.linalg.norm(means[c] - means[f])) for f in forget if f in means))
 
 
 def score_folder(

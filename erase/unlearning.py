@@ -25,13 +25,14 @@ from .errors import UserError
 from .files import cache_folder, digest, once, read_json, replacing_folder, write_json, write_text
 from .labels import find_forget
 from .methods import Beforehand, find_method
+from .metrics.fid import statistics
 from .model import Model, load_model, save_model, weights_key
 from .optim import make_policy
 from .presets import config_hash, output_folder, resolve, with_classes
 from .report.card import model_card
 from .report.grid import draw_grid, grid_classes
 from .sampling import sample_folder
-from .scoring import describe, reference_statistics, score_folder
+from .scoring import describe, nearest_classes, real_features, score_folder
 from .task import DiffusionTask
 from .trainer import Trainer, make_accelerator
 
@@ -97,7 +98,10 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
     title = (
         f"erase: forget {', '.join(model.labels[c] for c in forget)}  ({config.method.name}, {config.optimizer.policy})"
     )
-    shown = grid_classes(model.classes, forget, [])
+    near = []
+    if stage.instrument is not None:
+        near = nearest_classes(real_features(stage.instrument, stage.images), stage.images.labels, forget)
+    shown = grid_classes(model.classes, forget, near)
     draw_grid(output / "samples", output / "grid.png", model.labels, shown, forget, title)
     model.card = model_card(results, weights_key(model.transformer))
     save_model(model, output / "model")
@@ -273,8 +277,9 @@ def score(config: ResolvedConfig, model: Model, stage: Stage, forget: list[int],
         }
         models = {"original": absent, "erased": absent}
     else:
-        reference, count = reference_statistics(stage.instrument, stage.images, retain)
-        protocol |= {**describe(stage.instrument, stage.images), "reference_count": count}
+        rows = stage.images.select(retain)
+        reference = statistics(real_features(stage.instrument, stage.images)[rows])
+        protocol |= {**describe(stage.instrument, stage.images), "reference_count": len(rows)}
         models = {
             side: score_folder(
                 stage.instrument, output / "samples" / side, model.classes, forget, sample, reference,
