@@ -39,7 +39,7 @@ from .metrics.fid import distance, statistics
 from .model import Model, load_model, new_transformer, new_vae, weights_key, write_pipeline
 from .optim import Shared
 from .sampling import sample_folder
-from .scoring import score_folder
+from .scoring import read_folder, score_reading
 from .task import DiffusionTask
 from .trainer import Trainer, make_accelerator
 
@@ -246,7 +246,8 @@ def score_samples(
     with tempfile.TemporaryDirectory() as folder:
         sample_folder(model, Path(folder), config.sample, classes, "sample")
         reference = statistics(instrument.read(images.batches(images.select(classes))).features)
-        row = score_folder(instrument, Path(folder), classes, [], config.sample, reference, 0)
+        reading = read_folder(instrument, Path(folder), classes, config.sample.per_class)
+        row = score_reading(reading, classes, [], config.sample.per_class, reference, 0)
     halves = images.select(classes)
     features = [instrument.read(images.batches(halves[side::2])).features for side in (0, 1)]
     return {

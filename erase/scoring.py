@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .classifier import Instrument
-from .config import SampleConfig
+from .classifier import Instrument, Reading
 from .data.images import ImageSet, read_image
 from .files import cache_folder, digest, once
 from .metrics import accuracy
@@ -40,20 +39,34 @@ def nearest_classes(features: np.ndarray, labels: np.ndarray, forget: Sequence[i
     return sorted(others, key=lambda c: min(float(np.linalg.norm(means[c] - means[f])) for f in forget if f in means))
 
 
-def score_folder(
-    instrument: Instrument,
-    folder: Path,
+def read_folder(
+    instrument: Instrument, folder: Path, classes: Sequence[int], per_class: int, cache: str | None = None
+) -> Reading:
+    """What the instrument reads in ``folder/CCCC/IIIII.png``; kept in the cache under the content key ``cache``."""
+
+    def make() -> dict[str, torch.Tensor]:
+        paths = [image_path(folder, label, number) for label in classes for number in range(per_class)]
+        starts = range(0, len(paths), READ_BATCH)
+        reading = instrument.read(torch.stack([read_image(p) for p in paths[s : s + READ_BATCH]]) for s in starts)
+        return {name: torch.from_numpy(value) for name, value in vars(reading).items()}
+
+    if cache is None:
+        values = make()
+    else:
+        values = once(cache_folder("readings") / f"{digest(cache, instrument.key)}.safetensors", make)
+    return Reading(**{name: value.numpy() for name, value in values.items()})
+
+
+def score_reading(
+    reading: Reading,
     classes: Sequence[int],
     forget: Sequence[int],
-    sample: SampleConfig,
+    per_class: int,
     reference: Statistics,
     bootstrap: int,
 ) -> dict[str, Any]:
-    """The scores of ``folder/CCCC/IIIII.png``: the row of one model in results.json."""
-    asked = np.repeat(np.array(list(classes)), sample.per_class)
-    paths = [image_path(folder, label, number) for label in classes for number in range(sample.per_class)]
-    starts = range(0, len(paths), READ_BATCH)
-    reading = instrument.read(torch.stack([read_image(p) for p in paths[s : s + READ_BATCH]]) for s in starts)
+    """The scores of ``per_class`` images of each class in order: the row of one model in results.json."""
+    asked = np.repeat(np.array(list(classes)), per_class)
     readings = accuracy.Readings(asked, reading.answered, reading.passed)
     retain = [label for label in classes if label not in forget]
     metrics = {

@@ -123,7 +123,7 @@ class Trainer:
         if self.average:
             decay = min(self.decay or 0.0, (1 + number) / (10 + number))  # short memory at the start
             torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
-        return {"loss": loss.detach(), "grad_norm": norm, "lr": lr, "weight": weight, **self.method.report()}
+        return {"loss": loss.detach(), "grad_norm": norm, "lr": lr, "weight": weight, **self.method.report(objective)}
 
     def _flush(self) -> float:
         """Writes the pending rows; the last loss."""

@@ -32,7 +32,7 @@ from .presets import config_hash, output_folder, resolve, with_classes
 from .report.card import model_card
 from .report.grid import draw_grid, grid_classes
 from .sampling import sample_folder
-from .scoring import describe, nearest_classes, real_features, score_folder
+from .scoring import describe, nearest_classes, read_folder, real_features, score_reading
 from .task import DiffusionTask
 from .trainer import Trainer, make_accelerator
 
@@ -93,7 +93,7 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
         sample_folder(model, output / "samples" / "erased", config.sample, model.classes, "sample erased")
 
     with timed(seconds, "score"):
-        results = score(config, model, stage, forget, output)
+        results = score(config, model, stage, forget, output, original)
 
     title = (
         f"erase: forget {', '.join(model.labels[c] for c in forget)}  ({config.method.name}, {config.optimizer.policy})"
@@ -259,8 +259,10 @@ def copy_samples(source: Path, target: Path, sample: SampleConfig, classes: list
                     shutil.copyfile(path, copy)
 
 
-def score(config: ResolvedConfig, model: Model, stage: Stage, forget: list[int], output: Path) -> dict[str, Any]:
-    """results.json without its times."""
+def score(
+    config: ResolvedConfig, model: Model, stage: Stage, forget: list[int], output: Path, original: Path
+) -> dict[str, Any]:
+    """results.json without its times. ``original``: the cached samples of the original model, named by their key."""
     retain = [label for label in model.classes if label not in forget]
     sample = config.sample
     protocol: dict[str, Any] = {
@@ -280,13 +282,12 @@ def score(config: ResolvedConfig, model: Model, stage: Stage, forget: list[int],
         rows = stage.images.select(retain)
         reference = statistics(real_features(stage.instrument, stage.images)[rows])
         protocol |= {**describe(stage.instrument, stage.images), "reference_count": len(rows)}
-        models = {
-            side: score_folder(
-                stage.instrument, output / "samples" / side, model.classes, forget, sample, reference,
-                config.score.bootstrap,
-            )
-            for side in ("original", "erased")
-        }  # fmt: skip
+        models = {}
+        for side, cache in (("original", original.name), ("erased", None)):
+            folder = output / "samples" / side
+            reading = read_folder(stage.instrument, folder, model.classes, sample.per_class, cache)
+            bootstrap = config.score.bootstrap
+            models[side] = score_reading(reading, model.classes, forget, sample.per_class, reference, bootstrap)
     return {
         "version": 1,
         "complete": True,

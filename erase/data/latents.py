@@ -95,5 +95,5 @@ class LatentStream:
             drop = rng.uniform(self.seed, f"{self.name}/drop", step, self.batch_size) < self.label_dropout
             labels = torch.where(drop, self.null_label, labels)
         noise = rng.normal(self.seed, f"{self.name}/noise", step, shape)
-        t = rng.integers(self.seed, f"{self.name}/t", step, self.batch_size, self.timesteps)
+        t = rng.stratified(self.seed, f"{self.name}/t", step, self.batch_size, self.timesteps)
         return Batch(x0, noise, t, labels)

@@ -66,6 +66,6 @@ class Method:
     def edit_gradients(self, objective: str) -> None:
         """Changes ``.grad`` in place before clipping and the step."""
 
-    def report(self) -> dict[str, torch.Tensor]:
-        """Numbers of the last step for metrics.jsonl (0-dim tensors)."""
+    def report(self, objective: str) -> dict[str, torch.Tensor]:
+        """Numbers of the last step of ``objective`` for metrics.jsonl (0-dim tensors)."""
         return {}

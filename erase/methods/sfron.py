@@ -65,5 +65,5 @@ class SFRon(base.Method):
                 if parameter.grad is not None:
                     parameter.grad.mul_(mask)
 
-    def report(self) -> dict[str, torch.Tensor]:
-        return {} if self.mse is None else {"forget_mse": self.mse}
+    def report(self, objective: str) -> dict[str, torch.Tensor]:
+        return {"forget_mse": self.mse} if objective == "forget" and self.mse is not None else {}

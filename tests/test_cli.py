@@ -1,0 +1,302 @@
+"""The command line: light to import, one line for every wrong use, and the right exit code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import erase
+from erase import cli
+from erase.classifier import save_instrument
+from erase.methods import METHODS
+
+from .helpers import make_model, write_image
+from .test_classifier import make_instrument
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def python(*words):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment, check=False)
+
+
+def test_importing_erase_and_its_command_does_not_import_torch():
+    code = "import sys, erase, erase.cli; print([m for m in ('torch', 'numpy', 'diffusers') if m in sys.modules])"
+    done = python("-c", code)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["pretrain"], ["methods"]])
+def test_help_does_not_import_torch(command):
+    code = (
+        "import sys; sys.argv = ['erase', *sys.argv[1:]]; from erase.cli import main\n"
+        "try: main()\nexcept SystemExit as end: print('torch' in sys.modules, end.code)"
+    )
+    done = python("-c", code, *command, "--help")
+    assert done.stdout.strip().endswith("False 0"), done.stdout + done.stderr
+    assert "Usage:" in done.stdout
+
+
+def test_the_module_runs_as_a_command():
+    done = python("-m", "erase", "--help")
+    assert done.returncode == 0
+    assert "pretrain" in done.stdout
+    assert done.stderr == ""
+    assert python("-m", "erase", "--version").stdout.strip().endswith(erase.__version__)
+
+
+def test_public_names_are_all_there():
+    for name in erase.__all__:
+        assert getattr(erase, name) is not None
+        assert name in dir(erase)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        erase.nothing  # noqa: B018
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Runs the command in this process, in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["erase", *(str(word) for word in words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    """A pack of random weights over three classes, with data for them in a folder."""
+    root = tmp_path_factory.mktemp("cli")
+    about = {"version": 1, "family": "digits", "classes": [0, 1, 2], "data": {"source": str(root / "data")}}
+    model = make_model(label_slots=12, pack=about)
+    erase.save_model(model, root / "pack")
+    save_instrument(make_instrument(classes=(0, 1, 2)), root / "pack" / "classifier", {})
+    pixels = np.random.default_rng(0).integers(256, size=(3, 4, 16, 16, 3), dtype=np.uint8)
+    for label in range(3):
+        for number in range(4):
+            write_image(root / "data" / f"name {label}" / f"{number}.png", pixels[label, number])
+    return root / "pack"
+
+
+def refused(result, *parts):
+    code, out, err = result
+    assert code == 2, err
+    assert out == ""
+    assert len(err.splitlines()) == 1, err
+    assert err.startswith("erase: ")
+    assert "Traceback" not in err
+    for part in parts:
+        assert part in err
+
+
+def test_methods_are_listed(call):
+    code, out, _ = call("methods", "--json")
+    assert code == 0
+    rows = {row["method"]: row for row in json.loads(out)}
+    assert rows.keys() == METHODS.keys()
+    assert rows["sfron"]["policies"] == {"shared": None, "dual": None}
+    code, out, _ = call("methods")
+    assert code == 0
+    assert all(name in out for name in METHODS)
+
+
+PRESET = ("--preset", "digits/sfron-dual")
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--preset", "digits/sfron-daul"], ["unknown preset 'digits/sfron-daul'", "did you mean"]),
+        (["--method", "sfrom"], ["unknown method 'sfrom'; did you mean 'sfron'?"]),
+        (["--optimizer", "duel"], ["unknown optimizer policy 'duel'; did you mean 'dual'?"]),
+        (["--method", "finetune"], ["finetune has one objective", "--optimizer shared"]),
+        ([*PRESET, "unlearn.forget.lrr=1"], ["unknown key 'unlearn.forget.lrr'; did you mean 'lr'"]),
+        ([*PRESET, "unlearn.rounds=many"], ["unlearn.rounds must be a whole number"]),
+        ([*PRESET, "unlearn.rounds=-1", "sample.steps=0"], ["unlearn.rounds must be", "; sample.steps must be"]),
+        ([*PRESET, "rounds"], ["'rounds' is no setting; write key=value"]),
+        ([*PRESET, "a=[1"], ["not valid YAML"]),
+        ([*PRESET, "--config", "x.yaml"], ["not both"]),
+        (["--config", "x.yaml"], ["cannot read the config x.yaml"]),
+        (["--seed", "-1"], ["--seed"]),
+        (["--seed", "x"], ["'x' is not a valid integer"]),
+        (["--nope"], ["--nope"]),
+        ([*PRESET, "--model", "nowhere"], ["no model at 'nowhere'"]),
+        ([*PRESET, "--model", "."], ["holds no model_index.json"]),
+    ],
+)
+@pytest.mark.parametrize("extra", [[], ["--json"]])
+def test_wrong_use_of_run_is_one_line(call, words, parts, extra):
+    refused(call("run", "--forget", "1", *words, *extra), *parts)
+    assert list(Path().iterdir()) == []  # nothing was made
+
+
+def test_a_model_that_is_not_there_is_named_also_without_a_preset(call):
+    code, _, err = call("run", "--forget", "1", "--model", "nowhere")
+    assert code == 2
+    if "no model at" not in err:
+        pytest.xfail("erase/presets.py: a missing model is reported as a missing preset")
+
+
+@pytest.mark.parametrize(
+    ("forget", "parts"),
+    [
+        ([], ["no class to forget; give --forget CLASS"]),
+        (["3"], ["class 3 is not in the model; it has 0 to 2"]),
+        (["nme 1"], ["unknown class 'nme 1'; did you mean 'name 1'"]),
+        (["1", "name 1"], ["class 1 (name 1) is given twice"]),
+        (["0", "1", "2"], ["all classes are to be forgotten"]),
+    ],
+)
+def test_wrong_classes_are_one_line(call, pack, forget, parts):
+    words = [word for label in forget for word in ("--forget", label)]
+    refused(call("run", "--model", pack, *words), *parts)
+    assert list(Path().iterdir()) == []
+
+
+def run_on(call, pack, *words):
+    return call("run", "--model", pack, "--forget", "1", "-o", "run", *words)
+
+
+def test_missing_data_is_one_line(call, pack, tmp_path):
+    refused(run_on(call, pack, "--data", "absent"), "no data folder at absent")
+    (tmp_path / "few" / "name 0").mkdir(parents=True)
+    write_image(tmp_path / "few" / "name 0" / "0.png", np.zeros((16, 16, 3)))
+    refused(call("run", "--model", pack, "--forget", "1", "-o", "r2", "--data", "few"), "no image of class 1 (name 1)")
+
+
+def test_a_missing_classifier_is_one_line(call, tmp_path, pack):
+    about = json.loads((pack / "erase.json").read_text())
+    erase.save_model(make_model(pack=about), tmp_path / "bare")
+    refused(run_on(call, tmp_path / "bare"), "no classifier at", "score.allow_missing=true")
+
+
+@pytest.mark.xfail(strict=True, reason="erase/unlearning.py: claim_folder() comes before preflight()")
+def test_a_run_refused_for_its_data_may_be_asked_again_with_other_data(call, pack):
+    refused(run_on(call, pack, "--data", "absent"), "no data folder at absent")
+    code, _, err = run_on(call, pack, "--data", "absent2")
+    assert code == 2
+    assert "no data folder at absent2" in err
+
+
+def test_an_output_folder_of_something_else_is_one_line(call, pack, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("precious")
+    refused(run_on(call, pack), "is not empty and holds no run; give another --output")
+    assert (tmp_path / "run" / "thesis.tex").read_text() == "precious"
+
+
+def test_an_output_folder_that_is_a_file_is_one_line(call, pack, tmp_path):
+    (tmp_path / "run").write_text("a file")
+    refused(run_on(call, pack), "cannot write the output folder run")
+
+
+def test_an_output_folder_of_another_config_is_one_line_that_names_the_keys(call, pack, tmp_path):
+    code, out, _ = run_on(call, pack, "--dry-run", "--json")
+    assert code == 0
+    (tmp_path / "run").mkdir()
+    config = json.loads(out)["config"]
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    result = run_on(call, pack, "--seed", "1", "unlearn.forget.lr=1", "runtime.threads=1", "--data", "absent")
+    refused(result, "it differs in data.source, seed, unlearn.forget.lr; give another --output")
+
+
+def test_a_dry_run_prints_the_config_and_makes_nothing(call, pack, tmp_path):
+    code, out, err = run_on(call, pack, "--dry-run", "unlearn.rounds=7")
+    assert (code, err) == (0, "")
+    config = yaml.safe_load(out)
+    assert config["unlearn"]["rounds"] == 7
+    assert config["forget"] == ["1"]
+    assert "# output: run" in out
+    assert "# nothing is missing" in out
+    assert list(tmp_path.iterdir()) == []
+    code, out, _ = call("run", "--model", pack, "--forget", "name 1", "--dry-run", "--json", "--data", "absent")
+    found = json.loads(out)
+    assert (code, found["config"]["forget"]) == (0, ["1"])
+    assert found["output"] == "runs/pack-1-sfron-dual-s0"
+    assert found["missing"] == ["data: no absent"]
+
+
+def test_a_dry_run_names_a_model_that_is_not_there(call):
+    code, out, _ = call("run", "--forget", "1", "--model", "nowhere", *PRESET, "--dry-run")
+    assert code == 0
+    assert "# missing: no model at 'nowhere'" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ([], ["Missing option '--output'"]),
+        (["-o", "p", "--preset", "digits/pretrian"], ["unknown preset", "did you mean 'digits/pretrain'"]),
+        (["-o", "p", "dit.widht=8"], ["unknown key 'dit.widht'; did you mean 'width'"]),
+        (["-o", "p", "--data", "absent"], ["no data folder at absent"]),
+        (["-o", "p", "--exclude-class", "12"], ["class 12 is not in the model"]),
+        (["-o", "."], ["exists and is no pack"]),
+        (["-o", "p", *(word for label in range(10) for word in ("--exclude-class", label))], ["all classes are"]),
+    ],
+)
+def test_wrong_use_of_pretrain_is_one_line(call, words, parts):
+    refused(call("pretrain", *words), *parts)
+    assert list(Path().iterdir()) == []
+
+
+def test_unknown_commands_are_one_line(call):
+    refused(call("rnu"), "rnu")
+
+
+@pytest.mark.xfail(strict=True, reason="erase/cli.py: click reports a bare `erase` with its whole help text")
+def test_no_command_at_all_is_one_line_or_help(call):
+    code, out, err = call()
+    assert (code == 2 and len(err.splitlines()) == 1) or (code == 0 and out.startswith("Usage:"))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (erase.UserError("do this"), 2, "erase: do this"),
+        (RuntimeError("two\nlines"), 1, "erase: RuntimeError: two lines (--debug shows the traceback)"),
+        (KeyboardInterrupt(), 130, "erase: interrupted; the same command continues"),
+        (cli.Terminated(), 143, "erase: terminated; the same command continues"),
+    ],
+)
+def test_every_ending_has_its_code_and_its_line(call, monkeypatch, error, code, line):
+    def fail():
+        raise error
+
+    monkeypatch.setattr("erase.methods.matrix", fail)
+    assert call("methods") == (code, "", line + "\n")
+
+
+@pytest.mark.parametrize("error", [erase.UserError, RuntimeError])
+def test_debug_shows_the_traceback(monkeypatch, error):
+    def fail():
+        raise error("here")
+
+    monkeypatch.setattr("erase.methods.matrix", fail)
+    monkeypatch.setattr("erase.dryrun.resolve", lambda *_: fail())
+    monkeypatch.setattr(sys, "argv", ["erase", "run", "--forget", "1", "--dry-run", "--debug"])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(error, match="here"):
+            cli.main()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def test_sigterm_ends_a_run_with_its_code(call, monkeypatch):
+    monkeypatch.setattr("erase.methods.matrix", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert call("methods")[0] == 143

@@ -1,0 +1,297 @@
+"""Settings: what is refused, with which words, and what is kept."""
+
+import dataclasses
+
+import pytest
+import yaml
+
+from erase.config import (
+    DitRecipe,
+    ObjectiveConfig,
+    PretrainConfig,
+    RunConfig,
+    SampleConfig,
+    UnlearnConfig,
+    VaeRecipe,
+    as_mapping,
+    build,
+    differences,
+    merge,
+    parse_words,
+)
+from erase.errors import UserError
+from erase.files import shipped
+from erase.methods import METHODS
+from erase.presets import config_hash, output_folder, resolve, resolve_pretrain, with_classes
+
+PRESETS = sorted(shipped("configs").rglob("*.yaml"))
+
+
+def fault(cls, values):
+    with pytest.raises(UserError) as raised:
+        build(cls, values)
+    text = str(raised.value)
+    assert text.startswith("config: ")
+    assert "\n" not in text
+    return text
+
+
+def test_an_empty_mapping_gives_the_defaults():
+    assert build(UnlearnConfig, {}) == UnlearnConfig()
+    assert build(PretrainConfig, {}) == PretrainConfig()
+
+
+def test_unknown_keys_are_named_with_the_nearest():
+    assert "unknown key 'forget.btach_size'; did you mean 'batch_size'" in fault(
+        UnlearnConfig, {"forget": {"btach_size": 3}}
+    )
+    assert "unknown key 'xyzzy'; known: " in fault(UnlearnConfig, {"xyzzy": 1})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"steps": "many"}, "steps must be a whole number, not 'many'"),
+        ({"steps": 1.5}, "steps must be a whole number, not 1.5"),
+        ({"steps": True}, "steps must be a whole number, not True"),
+        ({"steps": None}, "steps must be a whole number, not None"),
+        ({"steps": [1]}, "steps must be a whole number, not [1]"),
+        ({"lr": "nan"}, "lr must be a finite number, not 'nan'"),
+        ({"lr": ".inf"}, "lr must be a finite number, not '.inf'"),
+        ({"lr": float("inf")}, "lr must be a finite number, not inf"),
+        ({"lr": {}}, "lr must be a finite number, not {}"),
+        ({"lr_schedule": 3}, "lr_schedule must be one of constant, cosine, not 3"),
+        ({"lr_schedule": "cosin"}, "must be one of constant, cosine, not 'cosin'; did you mean 'cosine'?"),
+        ({"lr_schedule": True}, "lr_schedule must be text, not True"),
+        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"clip": 0}, "clip must be above 0, not 0"),
+        ({"lr": -1e-9}, "lr must be at least 0, not -1e-09"),
+    ],
+)
+def test_wrong_values_are_refused(values, words):
+    assert words in fault(ObjectiveConfig, values)
+
+
+def test_bounds_are_inclusive_on_both_sides():
+    assert build(SampleConfig, {"steps": 1000}).steps == 1000
+    assert build(SampleConfig, {"steps": 1}).steps == 1
+    assert "steps must be at least 1 and at most 1000, not 1001" in fault(SampleConfig, {"steps": 1001})
+
+
+def test_sections_must_be_sections():
+    assert "forget must be a section, not 3" in fault(UnlearnConfig, {"forget": 3})
+    assert "forget must be a section, not None" in fault(UnlearnConfig, {"forget": None})
+    assert "the config must be a section, not []" in fault(UnlearnConfig, [])
+
+
+def test_all_faults_are_reported_at_once():
+    text = fault(UnlearnConfig, {"rounds": -1, "forget": {"lr": "x", "nope": 1}, "retain": {"clip": -2}, "zzz": 0})
+    for words in ("rounds must be", "forget.lr must be", "'forget.nope'", "retain.clip must be", "'zzz'"):
+        assert words in text
+    assert text.count(";") >= 4
+
+
+def test_numbers_written_as_text_are_numbers():
+    """YAML 1.1 reads 1e-4 as text."""
+    assert yaml.safe_load("1e-4") == "1e-4"
+    built = build(ObjectiveConfig, {"lr": "1e-4", "steps": "3", "clip": "1e2"})
+    assert (built.lr, built.steps, built.clip) == (1e-4, 3, 100.0)
+    assert type(built.steps) is int
+    assert type(build(ObjectiveConfig, {"lr": 1}).lr) is float
+    assert build(ObjectiveConfig, {"steps": 2.0}).steps == 2
+
+
+@pytest.mark.xfail(strict=True, reason="erase/config.py: _convert calls int() on the text 1e3")
+@pytest.mark.parametrize("text", ["1e3", "1000.0"])
+def test_whole_numbers_in_scientific_notation(text):
+    assert build(ObjectiveConfig, {"steps": text}).steps == 1000
+
+
+def test_large_whole_numbers_keep_their_last_digit():
+    assert build(SampleConfig, {"seed": 2**62 + 1}).seed == 2**62 + 1
+    assert build(SampleConfig, {"seed": str(2**62 + 1)}).seed == 2**62 + 1
+
+
+def test_null_is_a_value_only_where_it_means_something():
+    assert build(ObjectiveConfig, {"clip": None}).clip is None
+    assert "weight must be" in fault(ObjectiveConfig, {"weight": None})
+
+
+def test_lists_become_tuples_of_the_right_kind():
+    assert build(VaeRecipe, {"channels": [8, "16"]}).channels == (8, 16)
+    assert build(PretrainConfig, {"exclude": [3, "cat"]}).exclude == ("3", "cat")
+    assert build(PretrainConfig, {"exclude": 3}).exclude == ("3",)
+    assert "channels must be a list, not {}" in fault(VaeRecipe, {"channels": {}})
+    assert "channels must be a whole number, not 'x'" in fault(VaeRecipe, {"channels": [8, "x"]})
+
+
+def test_as_mapping_comes_back():
+    config = build(PretrainConfig, {"vae": {"channels": [8, 16]}, "exclude": ["3"], "dit": {"lr": 0.5}})
+    plain = as_mapping(config)
+    assert plain["vae"]["channels"] == [8, 16]
+    assert yaml.safe_load(yaml.safe_dump(plain)) == plain
+    assert build(PretrainConfig, yaml.safe_load(yaml.safe_dump(plain))) == config
+
+
+def test_every_field_says_what_it_is():
+    for cls in (ObjectiveConfig, UnlearnConfig, SampleConfig, DitRecipe, VaeRecipe, PretrainConfig):
+        for field in dataclasses.fields(cls):
+            assert field.metadata["text"], field.name
+
+
+def test_defaults_lie_within_their_own_limits():
+    for cls in (PretrainConfig, UnlearnConfig, SampleConfig, *(method.Options for method in METHODS.values())):
+        assert build(cls, as_mapping(cls())) == cls()
+
+
+def test_parse_words_nests_and_reads_yaml():
+    words = ["a.b.c=1e-4", "a.b.d=[1, 2]", "a.e=text", "f=", "g=true", "h=x=y"]
+    assert parse_words(words) == {
+        "a": {"b": {"c": "1e-4", "d": [1, 2]}, "e": "text"},
+        "f": None,
+        "g": True,
+        "h": "x=y",
+    }
+    assert parse_words([]) == {}
+    assert parse_words(["a.b=1", "a.b=2"]) == {"a": {"b": 2}}
+
+
+@pytest.mark.parametrize("word", ["rounds", "=3", " =3"])
+def test_words_that_are_no_settings(word):
+    with pytest.raises(UserError, match=r"is no setting; write key=value"):
+        parse_words([word])
+
+
+@pytest.mark.parametrize("word", ["a=[1", "a={", "a='x"])
+def test_words_whose_value_is_no_yaml(word):
+    with pytest.raises(UserError, match="not valid YAML"):
+        parse_words([word])
+
+
+def test_merge_goes_section_by_section_and_changes_neither():
+    base = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
+    over = {"a": {"c": {"f": 4}}, "e": {"g": 5}}
+    assert merge(base, over) == {"a": {"b": 1, "c": {"d": 2, "f": 4}}, "e": {"g": 5}}
+    assert base == {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
+    assert over == {"a": {"c": {"f": 4}}, "e": {"g": 5}}
+
+
+def test_differences_name_the_dotted_keys():
+    first = {"a": {"b": 1, "c": 2}, "d": [1], "e": 0}
+    assert differences(first, first) == []
+    assert differences(first, {"a": {"b": 1, "c": 3}, "d": [2], "f": 1}) == ["a.c", "d", "e", "f"]
+    assert differences({"a": {"b": 1}}, {"a": 1}) == ["a"]
+
+
+def request(**asked):
+    return RunConfig(**{"forget": ["3"], "preset": "digits/sfron-dual", **asked})
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_every_shipped_preset_resolves(path):
+    values = yaml.safe_load(path.read_text())
+    name = path.relative_to(shipped("configs")).with_suffix("").as_posix()
+    assert "forget" not in values, "never a class in a preset"
+    if "vae" in values:
+        assert resolve_pretrain(values).dit.label_slots == 1000  # else DiTPipeline's null label is wrong
+    else:
+        config = resolve(request(preset=name))
+        method, _, policy = path.stem.partition("-")
+        assert (config.method.name, config.optimizer.policy) == (method, policy)
+
+
+def test_words_beat_the_request_which_beats_the_preset():
+    base = resolve(request())
+    assert resolve(request(unlearn={"rounds": 7})).unlearn.rounds == 7
+    both = resolve(request(unlearn={"rounds": 7}), {"unlearn": {"rounds": 8}})
+    assert both.unlearn.rounds == 8
+    assert dataclasses.replace(both.unlearn, rounds=base.unlearn.rounds) == base.unlearn
+
+
+@pytest.mark.parametrize(
+    ("asked", "words", "message"),
+    [
+        ({"preset": "digits/sfron-daul"}, {}, "unknown preset 'digits/sfron-daul'; did you mean 'digits/sfron-dual'"),
+        ({"method": "sfrom"}, {}, r"unknown method 'sfrom'; did you mean 'sfron'\?"),
+        ({}, {"method": "sfrom"}, "unknown method 'sfrom'"),
+        ({"optimizer": "sharde"}, {}, r"unknown optimizer policy 'sharde'; did you mean 'shared'\?"),
+        ({"method": "sfrom", "preset": None}, {}, "unknown method 'sfrom'"),
+        ({"optimizer": "sharde", "preset": None}, {}, "unknown optimizer policy 'sharde'"),
+        ({"method": {"gama": 2}}, {}, r"unknown key 'method.gama'; did you mean 'gamma'"),
+        ({}, {"unlern": {"rounds": 1}}, r"unknown key 'unlern'; did you mean 'unlearn'"),
+        ({"method": "finetune"}, {}, "finetune has one objective"),
+        ({"config": "x.yaml"}, {}, "give a preset or a config file, not both"),
+        ({"config": "absent.yaml", "preset": None}, {}, r"cannot read the config absent\.yaml"),
+        ({"seed": "x"}, {}, "seed must be a whole number"),
+    ],
+)
+def test_wrong_requests_are_refused(asked, words, message):
+    with pytest.raises(UserError, match=message):
+        resolve(request(**asked), words)
+
+
+@pytest.mark.xfail(strict=True, raises=AttributeError, reason="erase/presets.py: a section that is no mapping")
+@pytest.mark.parametrize("word", ["method=5", "method=", "optimizer=5", "optimizer=", "model=7", "method=[a]"])
+def test_sections_given_as_numbers_or_nothing_are_refused(word):
+    with pytest.raises(UserError):
+        resolve(request(preset=None), parse_words([word]))
+
+
+@pytest.mark.xfail(strict=True, reason="erase/presets.py: short forms are expanded in the request alone")
+@pytest.mark.parametrize("text", ["method: sfron", "optimizer: dual", "data: digits"])
+def test_short_forms_are_also_understood_in_a_config_file(text, tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    config = resolve(request(preset=None, config=str(path)))
+    assert (config.method.name, config.optimizer.policy, config.model.source) == ("sfron", "dual", "digits")
+
+
+@pytest.mark.xfail(strict=True, reason="erase/presets.py: the request's defaults beat the config file")
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [("model: {source: elsewhere}", "model"), ("seed: 5", "seed"), ("forget: [8]", "forget")],
+)
+def test_a_config_file_may_hold_what_the_request_does_not_say(text, key, tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    config = resolve(RunConfig(forget=[], config=str(path)))
+    assert {"model": config.model.source, "seed": config.seed, "forget": config.forget}[key] in ("elsewhere", 5, ("8",))
+
+
+@pytest.mark.parametrize("text", ["- a list", "just text", "a: [1", "\tx: 1", ""])
+def test_config_files_without_sections_are_refused(text, tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"own\.yaml") as raised:
+        resolve(request(preset=None, config=str(path)))
+    assert "\n" not in str(raised.value)
+
+
+def test_options_of_another_method_do_not_carry_over():
+    config = resolve(request(method="finetune", optimizer="shared"))
+    assert config.method.name == "finetune"
+    assert not hasattr(config.method, "gamma")
+    assert config.unlearn == resolve(request()).unlearn
+
+
+def test_a_class_by_name_or_by_index_is_one_run():
+    first, second = (with_classes(resolve(request(forget=[word])), [3]) for word in ("three", 3))
+    assert first == second
+    assert config_hash(as_mapping(first)) == config_hash(as_mapping(second))
+
+
+def test_runtime_alone_leaves_the_hash():
+    def value(**asked):
+        return config_hash(as_mapping(resolve(request(**asked))))
+
+    assert value() == value(runtime={"threads": 1, "device": "cpu"})
+    for other in ({"seed": 1}, {"forget": ["4"]}, {"sample": {"seed": 1}}, {"unlearn": {"forget": {"lr": 1}}}):
+        assert value() != value(**other)
+
+
+def test_the_default_output_folder_tells_runs_apart():
+    config = resolve(request(seed=5, forget=["8", "3"]))
+    assert str(output_folder(request(), config, [3, 8])) == "runs/digits-3+8-sfron-dual-s5"
+    assert str(output_folder(request(output="x/y"), config, [3, 8])) == "x/y"
+    elsewhere = resolve(request(model="some/where/my pack"))
+    assert str(output_folder(request(), elsewhere, [3])) == "runs/my-pack-3-sfron-dual-s0"
