@@ -111,9 +111,6 @@ def run(settings: tuple[str, ...], as_json: bool, debug: bool, dry_run: bool, **
 
         click.echo(describe(request, words, as_json))
         return
-    from .presets import resolve
-
-    resolve(request, words)
     from .report.table import result_table
     from .unlearning import run_in_folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import shutil
 import time
@@ -12,29 +13,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
+from accelerate import Accelerator
 
 from .classifier import Instrument, load_instrument
 from .config import ResolvedConfig, RunConfig, SampleConfig, as_mapping, differences
 from .data.images import ImageSet, load_images
-from .data.latents import LatentStream, Moments, encode_moments
+from .data.latents import Batch
+from .data.split import Split, encode_split
 from .diffusion import Schedule
 from .errors import UserError
 from .files import cache_folder, digest, once, read_json, replacing_folder, write_json, write_text
 from .labels import find_forget
-from .methods import Beforehand, find_method
+from .methods import Beforehand, Method, find_method
 from .metrics.fid import statistics
 from .model import Model, load_model, save_model, weights_key
 from .optim import make_policy
-from .presets import config_hash, output_folder, resolve, with_classes
+from .presets import config_hash, load_yaml, output_folder, resolve, with_classes
 from .report.card import model_card
 from .report.grid import draw_grid, grid_classes
 from .sampling import sample_folder
 from .scoring import describe, nearest_classes, read_folder, real_features, score_reading
 from .task import DiffusionTask
 from .trainer import Trainer, make_accelerator
+
+FISHER_BATCH = 64
 
 
 def run(request: RunConfig, words: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -54,11 +58,12 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
     forget = find_forget(config.forget, model.labels)
     config = with_classes(config, forget)
     output = output_folder(request, config, forget)
-    claim_folder(output, config)
+    check_folder(output, config)
     if (output / "results.json").is_file():
         return dict(read_json(output / "results.json")), output
 
-    stage = preflight(config, model, forget)
+    stage = preflight(config, model)
+    claim_folder(output, config, space_needed(config, model))
     seconds: dict[str, float] = {}
     accelerator = make_accelerator(config.runtime, output)
     model.to(accelerator.device)
@@ -69,24 +74,13 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
         original = original_samples(model, config.sample)
 
     with timed(seconds, "precompute"):
-        split = encode_split(config, model, stage.images, forget)
-        task = DiffusionTask(
-            accelerator.prepare_model(model.transformer), Schedule(), model.classes, forget, model.null_label
-        )
-        method = find_method(config.method.name)(config.method, task)
-        prepared = precompute(output / "precomputed", config, method, model, split, accelerator.device)
-        method.start(prepared, dict(model.transformer.named_parameters()))
+        key = weights_key(model.vae)
+        null, flip = model.null_label, config.data.flip
+        split = encode_split(model.vae, key, stage.images, model.classes, forget, null, flip)
+        method = prepare(config, model, split, forget, accelerator, output)
 
     with timed(seconds, "unlearn"):
-        policy = make_policy(config.optimizer, model.transformer.parameters())
-        streams = {side: split.stream(side, config, model.null_label) for side in ("forget", "retain")}
-        state = output / "state" / "trainer.safetensors"
-        key = config_hash(as_mapping(config))
-        metrics, every = output / "metrics.jsonl", config.runtime.save_every
-        trainer = Trainer(
-            accelerator, model.transformer, method, policy, streams, config.unlearn, state, key, metrics, every
-        )
-        trainer.run()
+        unlearn(config, model, method, split, accelerator, output)
 
     with timed(seconds, "sample"):
         copy_samples(original, output / "samples" / "original", config.sample, model.classes)
@@ -95,14 +89,8 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
     with timed(seconds, "score"):
         results = score(config, model, stage, forget, output, original)
 
-    title = (
-        f"erase: forget {', '.join(model.labels[c] for c in forget)}  ({config.method.name}, {config.optimizer.policy})"
-    )
-    near = []
-    if stage.instrument is not None:
-        near = nearest_classes(real_features(stage.instrument, stage.images), stage.images.labels, forget)
-    shown = grid_classes(model.classes, forget, near)
-    draw_grid(output / "samples", output / "grid.png", model.labels, shown, forget, title)
+    draw(config, model, stage, forget, output)
+    model.pack = {**(model.pack or {}), "forgotten": [*(model.pack or {}).get("forgotten", []), *results["forget"]]}
     model.card = model_card(results, weights_key(model.transformer))
     save_model(model, output / "model")
     seconds["total"] = time.monotonic() - started
@@ -122,26 +110,38 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = seconds.get(name, 0.0) + time.monotonic() - begin
 
 
-def claim_folder(output: Path, config: ResolvedConfig) -> None:
-    """Makes the run folder and writes config.yaml, or checks that the folder holds this very run.
-
-    Raises UserError naming the keys that differ, or if the folder cannot be written or holds something else.
-    """
-    wanted = as_mapping(config)
+def check_folder(output: Path, config: ResolvedConfig) -> None:
+    """Raises UserError if ``output`` holds a run of another config, naming the keys that differ, or something else."""
     path = output / "config.yaml"
-    if path.is_file():
-        held = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        different = [key for key in differences(held, wanted) if not key.startswith("runtime")]
-        if different:
-            raise UserError(
-                f"{output} holds a run of another config; it differs in {', '.join(different)}; give another --output"
-            )
-    elif output.is_dir() and any(output.iterdir()):
-        raise UserError(f"{output} is not empty and holds no run; give another --output")
     try:
-        write_text(path, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
+        if path.is_file():
+            different = differences(load_yaml(path), as_mapping(config))
+            different = [key for key in different if not key.startswith("runtime")]
+            if different:
+                keys = ", ".join(different)
+                raise UserError(f"{output} holds a run of another config; it differs in {keys}; give another --output")
+        elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise UserError(f"{output} is there already and holds no run; give another --output")
+    except OSError as error:
+        raise UserError(f"cannot read the output folder {output}: {error.strerror}") from None
+
+
+def claim_folder(output: Path, config: ResolvedConfig, need: int) -> None:
+    """Makes the run folder with its config.yaml. Raises UserError if it cannot, or if under ``need`` bytes are free."""
+    try:
+        write_text(output / "config.yaml", yaml.safe_dump(as_mapping(config), sort_keys=False, allow_unicode=True))
+        free = shutil.disk_usage(output).free
     except OSError as error:
         raise UserError(f"cannot write the output folder {output}: {error.strerror}") from None
+    if free < need:
+        raise UserError(f"{output} has {free >> 20} MiB free and the run needs about {need >> 20}; make space")
+
+
+def space_needed(config: ResolvedConfig, model: Model) -> int:
+    """Bytes of a run, roughly: weights, two moments for each optimizer, Fisher diagonals, the pack, two sample sets."""
+    weights = sum(p.numel() * p.element_size() for p in model.transformer.parameters())
+    images = 2 * len(model.classes) * config.sample.per_class * model.image_size**2 * 3
+    return 9 * weights + images
 
 
 @dataclass
@@ -153,7 +153,7 @@ class Stage:
     why: str = ""
 
 
-def preflight(config: ResolvedConfig, model: Model, forget: list[int]) -> Stage:
+def preflight(config: ResolvedConfig, model: Model) -> Stage:
     """Checks everything a run will need at its end. Raises UserError for what is missing."""
     images = load_images(data_source(config, model), model.image_size, folder_classes(model))
     for label in model.classes:
@@ -183,58 +183,57 @@ def folder_classes(model: Model) -> dict[str, int]:
     return {name: label for label, name in model.labels.items()}
 
 
-@dataclass(frozen=True)
-class Split:
-    """The training images' moments, with the rows of each side."""
+def prepare(
+    config: ResolvedConfig, model: Model, split: Split, forget: list[int], accelerator: Accelerator, output: Path
+) -> Method:
+    """The method, with its tensors (Fisher diagonals, masks, ...) computed or read back from the run folder."""
+    module = accelerator.prepare_model(model.transformer)
+    task = DiffusionTask(module, Schedule(), model.classes, forget, model.null_label)
+    method = find_method(config.method.name)(config.method, task)
 
-    moments: Moments
-    rows: dict[str, np.ndarray]
-    labels: np.ndarray
-
-    def stream(self, side: str, config: ResolvedConfig, null: int) -> LatentStream:
-        """Training batches; labels are dropped on the retain side alone."""
-        dropout = config.unlearn.label_dropout if side == "retain" else 0.0
-        size = getattr(config.unlearn, side).batch_size
-        return self._stream(side, config.seed, size, null, dropout, side)
-
-    def whole(self, side: str, config: ResolvedConfig, null: int, size: int) -> LatentStream:
-        """Batches for what is computed beforehand: no label dropout, a stream of its own."""
-        return self._stream(side, config.seed, size, null, 0.0, f"precompute/{side}")
-
-    def _stream(self, side: str, seed: int, size: int, null: int, dropout: float, name: str) -> LatentStream:
-        rows = self.rows[side]
-        return LatentStream(self.moments, rows, self.labels[rows % len(self.labels)], seed, name, size, null, dropout)
-
-
-def encode_split(config: ResolvedConfig, model: Model, images: ImageSet, forget: list[int]) -> Split:
-    """Latent moments of the training images, and which rows are forgotten and retained."""
-    chosen = images.select(model.classes, held_out=False)
-    moments = encode_moments(model.vae, images, chosen, weights_key(model.vae), config.data.flip)
-    labels = images.labels[chosen]
-    gone = np.isin(labels, forget)
-    rows = {"forget": np.flatnonzero(gone), "retain": np.flatnonzero(~gone)}
-    if config.data.flip:
-        rows = {side: np.concatenate([r, r + len(labels)]) for side, r in rows.items()}
-    return Split(moments, rows, labels)
-
-
-def precompute(
-    folder: Path, config: ResolvedConfig, method: Any, model: Model, split: Split, device: torch.device
-) -> dict[str, torch.Tensor]:
-    """The method's tensors (Fisher diagonals, masks, ...), from the run folder if they are there."""
-
-    def batches(side: str, samples: int) -> Iterator[Any]:
-        size = min(64, samples)
-        stream = split.whole(side, config, model.null_label, size)
-        for step in range(samples // size):
-            yield stream.batch(step).to(device)
+    def batches(side: str, samples: int) -> Iterator[Batch]:
+        size = min(FISHER_BATCH, samples)
+        stream = split.beforehand(side, config.seed, size)
+        for step in range(math.ceil(samples / size)):
+            yield stream.batch(step).to(accelerator.device)
 
     def make() -> dict[str, torch.Tensor]:
-        made: dict[str, torch.Tensor] = method.precompute(Beforehand(model.transformer, batches))
-        return made
+        return method.precompute(Beforehand(model.transformer, batches))
 
-    made = once(folder / f"{config.method.name}.safetensors", make) if "precompute" in type(method).__dict__ else {}
-    return {name: tensor.to(device) for name, tensor in made.items()}
+    path = output / "precomputed" / f"{config.method.name}.safetensors"
+    tensors = once(path, make) if type(method).precompute is not Method.precompute else {}
+    tensors = {name: tensor.to(accelerator.device) for name, tensor in tensors.items()}
+    method.start(tensors, dict(model.transformer.named_parameters()))
+    return method
+
+
+def unlearn(
+    config: ResolvedConfig, model: Model, method: Method, split: Split, accelerator: Accelerator, output: Path
+) -> None:
+    """Trains the transformer in place."""
+    Trainer(
+        accelerator,
+        model.transformer,
+        method,
+        make_policy(config.optimizer, model.transformer.parameters()),
+        {side: split.training(side, config) for side in ("forget", "retain")},
+        config.unlearn,
+        output / "state" / "trainer.safetensors",
+        config_hash(as_mapping(config)),
+        output / "metrics.jsonl",
+        config.runtime.save_every,
+    ).run()
+
+
+def draw(config: ResolvedConfig, model: Model, stage: Stage, forget: list[int], output: Path) -> None:
+    """grid.png."""
+    near = []
+    if stage.instrument is not None:
+        near = nearest_classes(real_features(stage.instrument, stage.images), stage.images.labels, forget)
+    names = ", ".join(model.labels[label] for label in forget)
+    title = f"erase: forget {names}  ({config.method.name}, {config.optimizer.policy})"
+    shown = grid_classes(model.classes, forget, near)
+    draw_grid(output / "samples", output / "grid.png", model.labels, shown, forget, title)
 
 
 def original_samples(model: Model, sample: SampleConfig) -> Path:

@@ -24,6 +24,13 @@ def fail():
     raise RuntimeError("in the middle")
 
 
+def half_write(context, name=None):
+    """Writes into what ``context`` yields, and fails."""
+    with context as temporary:
+        (temporary / name if name else temporary).write_text("half")
+        fail()
+
+
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -43,9 +50,8 @@ def test_a_file_is_replaced_when_the_block_ends_well(tmp_path):
 def test_a_file_stays_as_it_was_when_the_block_raises(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
-        temporary.write_text("half")
-        fail()
+    with pytest.raises(RuntimeError, match="in the middle"):
+        half_write(replacing(path))
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
 
@@ -64,9 +70,8 @@ def test_a_folder_stays_as_it_was_when_the_block_raises(tmp_path):
     path = tmp_path / "folder"
     with replacing_folder(path) as temporary:
         (temporary / "old").write_text("old")
-    with pytest.raises(RuntimeError), replacing_folder(path) as temporary:
-        (temporary / "half").write_text("half")
-        fail()
+    with pytest.raises(RuntimeError, match="in the middle"):
+        half_write(replacing_folder(path), "half")
     assert names(path) == ["old"]
     assert names(tmp_path) == ["folder"]
 

@@ -9,7 +9,7 @@ from erase.fit import fit
 from .helpers import same, weights_of
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
@@ -22,14 +22,14 @@ def train(state, stop=None, key="k", steps=30):
 
     def loss_at(step):
         if step == stop:
-            raise Stop
+            raise StopError
         seen.append(step)
         x = rng.normal(0, "x", step, (8, 3))
         return (module(x) - x.sum(1, keepdim=True)).square().mean()
 
     try:
         fit("test", module, loss_at, steps, 0.5, 0.0, state, key, save_every=10)
-    except Stop:
+    except StopError:
         return None, seen
     return module, seen
 

@@ -13,7 +13,9 @@ from erase.model import find_source, tie_embedders, untied_copy, weights_key
 
 from .helpers import fresh_transformer, make_batch, make_model, make_transformer, perturb, same, weights_of
 
-EMBEDDER = 13 * 32 + 256 * 32 + 32 + 32 * 32 + 32  # label rows (null included), and the two layers of the time embedding
+EMBEDDER = (
+    13 * 32 + 256 * 32 + 32 + 32 * 32 + 32
+)  # label rows (null included), and the two layers of the time embedding
 
 
 def count(module):

@@ -52,6 +52,27 @@ def test_drawing_leaves_the_global_generators_alone():
     assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
 
 
+@pytest.mark.parametrize(("count", "high"), [(1, 1000), (4, 1000), (64, 1000), (7, 1000), (3000, 1000), (10, 10)])
+def test_stratified_draws_fall_one_in_each_slice(count, high):
+    draws = rng.stratified(0, "t", 0, count, high)
+    assert draws.dtype == torch.int64
+    assert 0 <= draws.min() <= draws.max() < high
+    edges = np.arange(count) * high / count
+    ordered = np.sort(draws.numpy())
+    assert (ordered >= np.floor(edges)).all()
+    assert (ordered <= np.ceil(edges + high / count)).all()
+    assert torch.equal(draws, rng.stratified(0, "t", 0, count, high))
+
+
+def test_stratified_draws_are_each_uniform_and_in_random_order():
+    draws = torch.stack([rng.stratified(0, "t", step, 4, 12) for step in range(3000)])
+    for column in draws.T:
+        counts = torch.bincount(column, minlength=12)
+        assert len(counts) == 12
+        assert (counts - 250).abs().max() < 80  # five standard deviations
+    assert draws.sort(1).values.float().mean(0).tolist() == pytest.approx([1, 4, 7, 10], abs=0.1)
+
+
 @pytest.mark.parametrize(("count", "size"), [(4, 12), (4, 10), (7, 10), (25, 10), (10, 10)])
 def test_every_item_comes_once_an_epoch(count, size):
     steps = 3 * size  # whole epochs, whatever the batch size

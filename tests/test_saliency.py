@@ -86,9 +86,7 @@ def test_shared_embedder_counts_once_with_its_uses_summed(tiny, loss):
 
 def test_labels_that_are_not_drawn_have_no_information(tiny, loss):
     batch = make_batch(6)
-    table = next(
-        value for name, value in fisher_diagonal(tiny, loss, [batch]).items() if name.endswith("table.weight")
-    )
+    table = next(value for name, value in fisher_diagonal(tiny, loss, [batch]).items() if name.endswith("table.weight"))
     used = set(batch.labels.tolist())
     assert {row for row in range(13) if table[row].any()} == used
 

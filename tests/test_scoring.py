@@ -4,17 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from erase.config import SampleConfig
 from erase.data.images import read_image
 from erase.errors import UserError
 from erase.metrics.fid import distance, statistics
 from erase.sampling import image_path
-from erase.scoring import nearest_classes, real_features, score_folder
+from erase.scoring import nearest_classes, read_folder, real_features, score_reading
 
 from .helpers import make_images, write_image
 from .test_classifier import make_instrument
 
-SAMPLE = SampleConfig(per_class=6)
 CLASSES = [0, 3, 5]
 
 
@@ -29,10 +27,9 @@ def samples(tmp_path):
 def test_scores_are_those_of_the_images_read_one_by_one(samples):
     instrument = make_instrument()
     reference = statistics(instrument.read([make_images(30, seed=4).arrays]).features)
-    row = score_folder(instrument, samples, CLASSES, [3], SAMPLE, reference, 5)
+    row = score_reading(read_folder(instrument, samples, CLASSES, 6), CLASSES, [3], 6, reference, 5)
     readings = {
-        label: instrument.read([read_image(image_path(samples, label, n))[None] for n in range(6)])
-        for label in CLASSES
+        label: instrument.read([read_image(image_path(samples, label, n))[None] for n in range(6)]) for label in CLASSES
     }
     called = {label: reading.answered == label for label, reading in readings.items()}
     both = {label: float((called[label] & readings[label].passed).mean()) for label in CLASSES}
@@ -50,7 +47,20 @@ def test_scores_are_those_of_the_images_read_one_by_one(samples):
 def test_missing_samples_are_named(samples):
     image_path(samples, 5, 2).unlink()
     with pytest.raises(UserError, match=r"0005/00002\.png"):
-        score_folder(make_instrument(), samples, CLASSES, [3], SAMPLE, {}, 0)
+        read_folder(make_instrument(), samples, CLASSES, 6)
+
+
+def test_what_was_read_is_kept_under_the_key_of_the_samples_and_the_instrument(samples):
+    instrument, other = make_instrument(), make_instrument(seed=1)
+    first = read_folder(instrument, samples, CLASSES, 6, "key of the samples")
+    image_path(samples, 5, 2).unlink()
+    again = read_folder(instrument, samples, CLASSES, 6, "key of the samples")
+    for name in ("answered", "passed", "features"):
+        assert np.array_equal(getattr(first, name), getattr(again, name))
+        assert getattr(first, name).dtype == getattr(again, name).dtype
+    for instrument_, key in ((other, "key of the samples"), (instrument, "another key"), (instrument, None)):
+        with pytest.raises(UserError):
+            read_folder(instrument_, samples, CLASSES, 6, key)
 
 
 def test_real_features_are_read_once_a_content():
