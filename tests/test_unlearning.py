@@ -8,13 +8,13 @@ import torch
 import yaml
 
 from erase.classifier import save_instrument
-from erase.config import RunConfig, SampleConfig, as_mapping
+from erase.config import RunConfig, RuntimeConfig, SampleConfig, as_mapping
 from erase.errors import UserError
-from erase.methods.base import Method
-from erase.methods.sfron import SFRon
+from erase.methods import METHODS, Method, Options
 from erase.model import load_model, save_model
 from erase.presets import resolve
 from erase.sampling import image_path, sample_folder
+from erase.trainer import make_accelerator
 from erase.unlearning import (
     check_folder,
     claim_folder,
@@ -22,8 +22,8 @@ from erase.unlearning import (
     data_source,
     folder_classes,
     original_samples,
-    precompute,
     preflight,
+    prepare,
     run,
 )
 
@@ -36,58 +36,60 @@ def config(words=None, **asked):
     return resolve(RunConfig(**{"forget": ["1"], "preset": "digits/sfron-dual", **asked}), words)
 
 
+@dataclasses.dataclass(frozen=True)
+class CountingOptions(Options):
+    samples: int = 10
+
+
 class Counting(Method):
-    """Records how many samples it was given."""
+    """Records the sizes of the batches it was given."""
 
     name = "counting"
 
     def precompute(self, beforehand):
-        batches = list(beforehand.batches("forget", self.task))
+        batches = list(beforehand.batches("forget", self.options.samples))
         return {"sizes": torch.tensor([len(batch) for batch in batches])}
 
-
-@pytest.mark.parametrize("samples", [10, 64, 128])
-def test_batches_for_what_is_computed_beforehand_hold_as_many_samples_as_asked(tmp_path, samples):
-    made = precompute(tmp_path, config(), Counting(None, samples), make_model(), make_split(), torch.device("cpu"))
-    assert made["sizes"].sum() == samples
+    def start(self, precomputed, parameters):
+        self.started = precomputed
+        assert len(parameters) > 10
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="erase/unlearning.py: precompute() drops the last, smaller batch"
-)
-@pytest.mark.parametrize("samples", [65, 100, 1000])
-def test_batches_hold_as_many_samples_as_asked_also_if_64_does_not_divide_them(tmp_path, samples):
-    made = precompute(tmp_path, config(), Counting(None, samples), make_model(), make_split(), torch.device("cpu"))
-    assert made["sizes"].sum() == samples
+def prepared(monkeypatch, output, samples=10, method=Counting):
+    monkeypatch.setitem(METHODS, "counting", method)
+    settings = dataclasses.replace(config(), method=CountingOptions("counting", samples))
+    made = prepare(settings, make_model(), make_split(), [1], make_accelerator(RuntimeConfig(device="cpu")), output)
+    assert made.task.forget == [1]
+    assert made.task.null_label == 12
+    return made.started
 
 
-def test_what_was_computed_beforehand_is_kept(tmp_path):
-    first = precompute(tmp_path, config(), Counting(None, 10), make_model(), make_split(), torch.device("cpu"))
-    again = precompute(tmp_path, config(), Counting(None, 20), make_model(), make_split(), torch.device("cpu"))
+@pytest.mark.parametrize("samples", [10, 64, 65, 128, 1000])
+def test_what_is_computed_beforehand_sees_at_least_the_samples_asked_for(monkeypatch, tmp_path, samples):
+    sizes = prepared(monkeypatch, tmp_path, samples)["sizes"]
+    assert samples <= sizes.sum() < samples + 64
+    assert len(set(sizes.tolist())) == 1
+
+
+def test_what_was_computed_beforehand_is_kept(monkeypatch, tmp_path):
+    first, again = (prepared(monkeypatch, tmp_path, samples) for samples in (10, 20))
     assert torch.equal(first["sizes"], again["sizes"])
-    assert (tmp_path / "sfron.safetensors").is_file()
+    assert [path.name for path in (tmp_path / "precomputed").iterdir()] == ["counting.safetensors"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="erase/unlearning.py: precompute() looks for the name in the class itself",
-)
-def test_an_inherited_precompute_is_called(tmp_path):
+def test_an_inherited_computation_is_made_too(monkeypatch, tmp_path):
     class Child(Counting):
         pass
 
-    made = precompute(tmp_path, config(), Child(None, 10), make_model(), make_split(), torch.device("cpu"))
-    assert made
+    assert prepared(monkeypatch, tmp_path, method=Child)["sizes"].tolist() == [10]
 
 
-def test_a_method_that_needs_nothing_beforehand_writes_nothing(tmp_path):
-    class Plain(Method):
-        name = "plain"
+def test_a_method_that_needs_nothing_beforehand_writes_nothing(monkeypatch, tmp_path):
+    class Plain(Counting):
+        precompute = Method.precompute
 
-    assert precompute(tmp_path, config(), Plain(None, None), make_model(), make_split(), torch.device("cpu")) == {}
+    assert prepared(monkeypatch, tmp_path, method=Plain) == {}
     assert list(tmp_path.iterdir()) == []
-    assert "precompute" in SFRon.__dict__
 
 
 def test_a_run_folder_is_claimed_once_and_again_by_the_same_run(tmp_path):
