@@ -17,6 +17,7 @@ from .files import digest, read_json, read_tensors, write_json, write_tensors
 
 NEIGHBOURS = 3
 GATE_POOL = 2
+EXACT = "donot_use_mm_for_euclid_dist"  # the other algorithm depends on the batch size
 
 
 class Classifier(nn.Module):
@@ -66,7 +67,11 @@ class Gate:
 
     def distance(self, features: torch.Tensor) -> torch.Tensor:
         standardised = (features.float() - self.mean) / self.std
-        return torch.cdist(standardised, self.bank.float()).topk(NEIGHBOURS, largest=False).values.mean(1)
+        return (
+            torch.cdist(standardised, self.bank.float(), compute_mode=EXACT)
+            .topk(NEIGHBOURS, largest=False)
+            .values.mean(1)
+        )
 
     @staticmethod
     def fit(train: torch.Tensor, held_out: torch.Tensor, keep: float) -> Gate:

@@ -60,7 +60,7 @@ def _fail(line: str, code: int) -> None:
     sys.exit(code)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def cli() -> None:
     """Make a class-conditional diffusion transformer forget a class, and measure that it did."""
@@ -77,7 +77,7 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--config", metavar="FILE", help="A YAML file in the preset's place."),
         click.option("--method", metavar="NAME", help="See erase methods.  [default: sfron]"),
         click.option("--optimizer", metavar="POLICY", help="shared or dual.  [default: dual]"),
-        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of unlearning."),
+        click.option("--seed", type=click.IntRange(0), help="Seed of unlearning.  [default: 0]"),
         click.option(
             "--output", "-o", metavar="DIR", help="Run folder.  [default: runs/MODEL-CLASSES-METHOD-POLICY-sSEED]"
         ),
@@ -104,7 +104,7 @@ def run(settings: tuple[str, ...], as_json: bool, debug: bool, dry_run: bool, **
     """
     from .config import RunConfig, parse_words
 
-    request = RunConfig(**{**asked, "model": asked["model"] or "digits"})
+    request = RunConfig(**asked)
     words = parse_words(settings)
     if dry_run:
         from .dryrun import dry_run as describe

@@ -124,13 +124,13 @@ class RunConfig:
     """
 
     forget: Sequence[str | int]
-    model: str | Section = "digits"
+    model: str | Section | None = None
     data: str | Section | None = None
     preset: str | None = None
     config: str | None = None
     method: str | Section | None = None
     optimizer: str | Section | None = None
-    seed: int = 0
+    seed: int | None = None
     output: str | None = None
     unlearn: Section | None = None
     sample: Section | None = None
@@ -282,7 +282,12 @@ def _convert(value: Any, kind: type) -> Any:
     if number != number or abs(number) == float("inf"):
         return None
     if kind is int:
-        return int(value) if number == int(number) else None
+        if number != int(number):
+            return None
+        try:
+            return int(value)
+        except ValueError:  # text such as 1e3
+            return int(number)
     return number
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from .errors import UserError, nearest
@@ -10,7 +11,7 @@ from .errors import UserError, nearest
 def find_class(text: str | int, labels: Mapping[int, str]) -> int:
     """The id of a class given by index or name. Raises UserError with the nearest names if there is none."""
     word = str(text).strip()
-    if word.lstrip("-").isdigit():
+    if re.fullmatch(r"-?[0-9]+", word):
         if int(word) in labels:
             return int(word)
         raise UserError(f"class {word} is not in the model; it has {_span(labels)}")

@@ -215,9 +215,14 @@ def _from_pretrained(cls: Any, path: Path) -> Any:
     if not (path / "config.json").is_file():
         raise UserError(f"no {cls.__name__} at {path}: config.json is missing")
     try:
-        return cls.from_pretrained(path, torch_dtype=torch.float32, local_files_only=True, low_cpu_mem_usage=False)
+        module, info = cls.from_pretrained(
+            path, torch_dtype=torch.float32, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+        )
     except Exception as error:  # diffusers, safetensors and torch each raise their own kinds
-        raise UserError(f"cannot load {path}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"cannot load {path}: {' '.join(str(error).split()) or type(error).__name__}") from None
+    if info["missing_keys"]:  # diffusers only warns, and leaves them at random
+        raise UserError(f"{path} lacks weights: {', '.join(sorted(info['missing_keys'])[:3])}")
+    return module
 
 
 def save_model(model: Model, path: str | Path) -> None:

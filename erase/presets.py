@@ -13,6 +13,7 @@ from .config import PretrainConfig, ResolvedConfig, RunConfig, build, merge
 from .errors import UserError, nearest
 from .files import digest, read_json, shipped
 from .methods import find_method, refusal
+from .model import find_source
 
 SECTIONS = ("model", "data", "method", "optimizer", "unlearn", "sample", "score", "runtime")
 SHORT = {"model": "source", "data": "source", "method": "name", "optimizer": "policy"}
@@ -27,6 +28,8 @@ def family_of(source: str) -> str:
             return (
                 "imagenet512" if read_json(root / "transformer" / "config.json")["sample_size"] == 64 else "imagenet256"
             )
+    if "/" not in source:
+        find_source(source)
     return "imagenet512" if "512" in source else "imagenet256"
 
 
@@ -62,14 +65,17 @@ def resolve(request: RunConfig, words: Mapping[str, Any] | None = None) -> Resol
         if value is not None:
             asked[section] = {SHORT[section]: value} if isinstance(value, str) and section in SHORT else value
     asked = merge(asked, words or {})
-    for section, key in SHORT.items():
-        if isinstance(asked.get(section), str):
-            asked[section] = {key: asked[section]}
-    base = _base(request, asked)
+    asked = _written_out(asked)
+    base = _written_out(_base(request, asked))
     wanted = asked.get("method", {}).get("name")
     if wanted and base.get("method", {}).get("name") not in (None, wanted):
         base = {**base, "method": {"name": wanted}}  # another method's options do not carry over
-    values = merge(base, {"forget": [str(c) for c in request.forget], "seed": request.seed, **asked})
+    values = merge(base, asked)
+    if request.forget and "forget" not in asked:
+        values["forget"] = [str(c) for c in request.forget]
+    if request.seed is not None and "seed" not in asked:
+        values["seed"] = request.seed
+    values = {"forget": [], "seed": 0, **values}
     for section in SECTIONS:
         values.setdefault(section, {})
     method = find_method(str(values["method"].get("name", "sfron")))
@@ -79,6 +85,17 @@ def resolve(request: RunConfig, words: Mapping[str, Any] | None = None) -> Resol
     if why:
         raise UserError(why)
     return config
+
+
+def _written_out(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``method: sfron`` as ``method: {name: sfron}``. Raises UserError for a section that is neither."""
+    result = dict(values)
+    for section in SECTIONS:
+        if isinstance(result.get(section), str) and section in SHORT:
+            result[section] = {SHORT[section]: result[section]}
+        if not isinstance(result.get(section, {}), Mapping):
+            raise UserError(f"config: {section} must be a section or a name, not {result[section]!r}")
+    return result
 
 
 def _base(request: RunConfig, asked: Mapping[str, Any]) -> dict[str, Any]:

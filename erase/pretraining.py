@@ -192,7 +192,7 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
     transformer = train_dit(vae, images, config.dit, config, excluded, work / "dit.safetensors", key)
     about = {
         "version": 1,
-        "family": "digits" if config.data == "digits" else output.name,
+        "family": "digits",
         "classes": sorted(images.names),
         "excluded": excluded,
         "data": {

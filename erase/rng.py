@@ -35,7 +35,8 @@ def stratified(seed: int, stream: str, step: int, count: int, high: int) -> torc
     """
     draws = generator(seed, stream, step)
     slices = draws.permutation(count)
-    return torch.from_numpy(np.floor((slices + draws.random(count)) * (high / count)).astype(np.int64))
+    values = np.floor((slices + draws.random(count)) * (high / count)).astype(np.int64)
+    return torch.from_numpy(np.minimum(values, high - 1))  # rounding may reach high
 
 
 def uniform(seed: int, stream: str, step: int, count: int) -> torch.Tensor:

@@ -28,11 +28,14 @@ def fisher_diagonal(module: nn.Module, loss: PerSampleLoss, batches: Iterable[An
     layers = {
         name: layer for name, layer in module.named_modules() if any(True for _ in layer.parameters(recurse=False))
     }
-    if not all(_supported(layer) for layer in layers.values()):
+    owned = [id(p) for layer in layers.values() for p in layer.parameters(recurse=False)]
+    if len(set(owned)) < len(owned) or not all(_supported(layer) for layer in layers.values()):
         return fisher_by_loop(module, loss, batches)
     frozen = [p for p in module.parameters() if not p.requires_grad]
     trained = [p for p in module.parameters() if p.requires_grad]
-    total: Tensors = {name: torch.zeros_like(p) for name, p in module.named_parameters() if p.requires_grad}
+    total: Tensors = {
+        name: torch.zeros_like(p, dtype=torch.float32) for name, p in module.named_parameters() if p.requires_grad
+    }
     hooks = {name: _LayerHook(layer) for name, layer in layers.items()}
     count = 0
     try:
@@ -43,7 +46,7 @@ def fisher_diagonal(module: nn.Module, loss: PerSampleLoss, batches: Iterable[An
             losses.sum().backward()
             count += len(losses)
             for name, hook in hooks.items():
-                for field, squares in hook.squares().items():
+                for field, squares in hook.squares(len(losses)).items():
                     full = f"{name}.{field}" if name else field
                     if full in total:
                         total[full] += squares
@@ -60,7 +63,7 @@ def fisher_diagonal(module: nn.Module, loss: PerSampleLoss, batches: Iterable[An
 def fisher_by_loop(module: nn.Module, loss: PerSampleLoss, batches: Iterable[Any]) -> Tensors:
     """The same by one backward pass a sample: for any module, and the oracle of the hooks."""
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     count = 0
     for batch in batches:
         for value in loss(batch).unbind():
@@ -84,7 +87,8 @@ def selected_share(masks: Tensors) -> float:
 
 def _supported(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Conv2d):
-        return layer.stride == layer.kernel_size and layer.padding == (0, 0) and layer.groups == 1
+        plain = layer.padding == (0, 0) and layer.groups == 1 and layer.dilation == (1, 1)
+        return plain and layer.stride == layer.kernel_size
     return isinstance(layer, nn.Linear | nn.Embedding)
 
 
@@ -106,7 +110,7 @@ class _LayerHook:
         self.uses.append((inputs[0].detach(), gradient))
         return output
 
-    def squares(self) -> Tensors:
+    def squares(self, n: int) -> Tensors:
         """Summed squares over the batch's per-sample gradients; forgets the batch."""
         uses = [(x, g[0].float()) for x, g in self.uses if g]
         self.uses.clear()
@@ -116,7 +120,7 @@ class _LayerHook:
             return {"weight": _embedding_squares(self.layer, uses)}
         if isinstance(self.layer, nn.Conv2d):
             uses = [_as_patches(self.layer, x, g) for x, g in uses]
-        pairs = [(x.float().reshape(len(x), -1, x.shape[-1]), g.reshape(len(g), -1, g.shape[-1])) for x, g in uses]
+        pairs = [(x.float().reshape(n, -1, x.shape[-1]), g.reshape(n, -1, g.shape[-1])) for x, g in uses]
         inputs = torch.cat([x for x, _ in pairs], dim=1)
         outputs = torch.cat([g for _, g in pairs], dim=1)
         if all(torch.equal(x, pairs[0][0]) for x, _ in pairs[1:]):

@@ -30,7 +30,7 @@ from .methods import Beforehand, Method, find_method
 from .metrics.fid import statistics
 from .model import Model, load_model, save_model, weights_key
 from .optim import make_policy
-from .presets import config_hash, load_yaml, output_folder, resolve, with_classes
+from .presets import config_hash, family_of, load_yaml, output_folder, resolve, with_classes
 from .report.card import model_card
 from .report.grid import draw_grid, grid_classes
 from .sampling import sample_folder
@@ -74,13 +74,13 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
         original = original_samples(model, config.sample)
 
     with timed(seconds, "precompute"):
-        key = weights_key(model.vae)
         null, flip = model.null_label, config.data.flip
-        split = encode_split(model.vae, key, stage.images, model.classes, forget, null, flip)
-        method = prepare(config, model, split, forget, accelerator, output)
+        split = encode_split(model.vae, weights_key(model.vae), stage.images, model.classes, forget, null, flip)
+        key = digest(config_hash(as_mapping(config)), model.key(), stage.images.key)
+        method = prepare(config, model, split, forget, accelerator, output, key)
 
     with timed(seconds, "unlearn"):
-        unlearn(config, model, method, split, accelerator, output)
+        unlearn(config, model, method, split, accelerator, output, key)
 
     with timed(seconds, "sample"):
         copy_samples(original, output / "samples" / "original", config.sample, model.classes)
@@ -90,7 +90,8 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
         results = score(config, model, stage, forget, output, original)
 
     draw(config, model, stage, forget, output)
-    model.pack = {**(model.pack or {}), "forgotten": [*(model.pack or {}).get("forgotten", []), *results["forget"]]}
+    about = model.pack or {"version": 1, "family": family_of(config.model.source), "classes": model.classes}
+    model.pack = {**about, "forgotten": [*about.get("forgotten", []), *results["forget"]]}
     model.card = model_card(results, weights_key(model.transformer))
     save_model(model, output / "model")
     seconds["total"] = time.monotonic() - started
@@ -184,9 +185,18 @@ def folder_classes(model: Model) -> dict[str, int]:
 
 
 def prepare(
-    config: ResolvedConfig, model: Model, split: Split, forget: list[int], accelerator: Accelerator, output: Path
+    config: ResolvedConfig,
+    model: Model,
+    split: Split,
+    forget: list[int],
+    accelerator: Accelerator,
+    output: Path,
+    key: str,
 ) -> Method:
-    """The method, with its tensors (Fisher diagonals, masks, ...) computed or read back from the run folder."""
+    """The method, with its tensors (Fisher diagonals, masks, ...) computed or read back from the run folder.
+
+    ``key`` changes with the config, the weights and the data, so nothing stale is read.
+    """
     module = accelerator.prepare_model(model.transformer)
     task = DiffusionTask(module, Schedule(), model.classes, forget, model.null_label)
     method = find_method(config.method.name)(config.method, task)
@@ -200,7 +210,7 @@ def prepare(
     def make() -> dict[str, torch.Tensor]:
         return method.precompute(Beforehand(model.transformer, batches))
 
-    path = output / "precomputed" / f"{config.method.name}.safetensors"
+    path = output / "precomputed" / f"{config.method.name}-{key[:8]}.safetensors"
     tensors = once(path, make) if type(method).precompute is not Method.precompute else {}
     tensors = {name: tensor.to(accelerator.device) for name, tensor in tensors.items()}
     method.start(tensors, dict(model.transformer.named_parameters()))
@@ -208,7 +218,7 @@ def prepare(
 
 
 def unlearn(
-    config: ResolvedConfig, model: Model, method: Method, split: Split, accelerator: Accelerator, output: Path
+    config: ResolvedConfig, model: Model, method: Method, split: Split, accelerator: Accelerator, output: Path, key: str
 ) -> None:
     """Trains the transformer in place."""
     Trainer(
@@ -219,7 +229,7 @@ def unlearn(
         {side: split.training(side, config) for side in ("forget", "retain")},
         config.unlearn,
         output / "state" / "trainer.safetensors",
-        config_hash(as_mapping(config)),
+        key,
         output / "metrics.jsonl",
         config.runtime.save_every,
     ).run()
@@ -238,7 +248,7 @@ def draw(config: ResolvedConfig, model: Model, stage: Stage, forget: list[int], 
 
 def original_samples(model: Model, sample: SampleConfig) -> Path:
     """The original model's images under this protocol, made once and kept in the cache."""
-    folder = cache_folder("samples", digest(model.key(), as_mapping(sample)))
+    folder = cache_folder("samples", digest(model.key(), model.classes, as_mapping(sample)))
     sample_folder(model, folder, sample, model.classes, "sample original")
     return folder
 

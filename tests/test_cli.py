@@ -145,7 +145,6 @@ def test_wrong_use_of_run_is_one_line(call, words, parts, extra):
     assert list(Path().iterdir()) == []  # nothing was made
 
 
-@pytest.mark.xfail(strict=True, reason="erase/presets.py: a missing model is reported as a missing preset")
 def test_a_model_that_is_not_there_is_named_also_without_a_preset(call):
     refused(call("run", "--forget", "1", "--model", "nowhere"), "no model at 'nowhere'")
 
@@ -254,7 +253,6 @@ def test_unknown_commands_are_one_line(call):
     refused(call("rnu"), "rnu")
 
 
-@pytest.mark.xfail(strict=True, reason="erase/cli.py: click reports a bare `erase` with its whole help text")
 def test_no_command_at_all_is_one_line_or_help(call):
     code, out, err = call()
     assert (code == 2 and len(err.splitlines()) == 1) or (code == 0 and out.startswith("Usage:"))

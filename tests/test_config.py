@@ -101,7 +101,6 @@ def test_numbers_written_as_text_are_numbers():
     assert build(ObjectiveConfig, {"steps": 2.0}).steps == 2
 
 
-@pytest.mark.xfail(strict=True, reason="erase/config.py: _convert calls int() on the text 1e3")
 @pytest.mark.parametrize("text", ["1e3", "1000.0"])
 def test_whole_numbers_in_scientific_notation(text):
     assert build(ObjectiveConfig, {"steps": text}).steps == 1000
@@ -230,14 +229,12 @@ def test_wrong_requests_are_refused(asked, words, message):
         resolve(request(**asked), words)
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="erase/presets.py: a section that is no mapping")
 @pytest.mark.parametrize("word", ["method=5", "method=", "optimizer=5", "optimizer=", "model=7", "method=[a]"])
 def test_sections_given_as_numbers_or_nothing_are_refused(word):
     with pytest.raises(UserError):
         resolve(request(preset=None), parse_words([word]))
 
 
-@pytest.mark.xfail(strict=True, reason="erase/presets.py: short forms are expanded in the request alone")
 @pytest.mark.parametrize("text", ["method: sfron", "optimizer: dual", "data: digits"])
 def test_short_forms_are_also_understood_in_a_config_file(text, tmp_path):
     path = tmp_path / "own.yaml"
@@ -246,7 +243,6 @@ def test_short_forms_are_also_understood_in_a_config_file(text, tmp_path):
     assert (config.method.name, config.optimizer.policy, config.model.source) == ("sfron", "dual", "digits")
 
 
-@pytest.mark.xfail(strict=True, reason="erase/presets.py: the request's defaults beat the config file")
 @pytest.mark.parametrize(
     ("text", "key"),
     [("model: {source: elsewhere}", "model"), ("seed: 5", "seed"), ("forget: [8]", "forget")],

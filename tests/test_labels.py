@@ -41,7 +41,6 @@ def test_an_ambiguous_name_lists_the_indices():
         find_class("crane", LABELS)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="erase/labels.py: isdigit() is true of what int() refuses")
 @pytest.mark.parametrize("text", ["--3", "²"])
 def test_what_only_looks_like_an_index(text):
     with pytest.raises(UserError):

@@ -58,7 +58,6 @@ def test_large_models_show_the_forgotten_their_neighbours_and_some_others():
     assert min(shown[5:]) < 200
 
 
-@pytest.mark.xfail(strict=True, reason="erase/report/grid.py: five others are taken from fewer")
 @pytest.mark.parametrize("kept", [1, 4, 6])
 def test_few_retained_classes_are_each_shown_once(kept):
     """Of 25 classes all but a few are forgotten."""

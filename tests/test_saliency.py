@@ -137,7 +137,6 @@ def test_a_convolution_over_overlapping_patches_is_not_taken_for_a_patch_embeddi
     assert_close(fisher_diagonal(module, loss, batches), fisher_by_loop(module, loss, batches))
 
 
-@pytest.mark.xfail(strict=True, reason="erase/saliency.py: _supported ignores a convolution's dilation")
 def test_a_dilated_convolution():
     torch.manual_seed(0)
     module = nn.Conv2d(2, 3, 2, stride=2, dilation=2)
@@ -149,7 +148,6 @@ def test_a_dilated_convolution():
     assert_close(fisher_diagonal(module, loss, batches), fisher_by_loop(module, loss, batches))
 
 
-@pytest.mark.xfail(strict=True, reason="erase/saliency.py: the uses under a second name are dropped")
 def test_a_weight_shared_by_two_layers():
     class Shared(nn.Module):
         def __init__(self):
@@ -170,7 +168,6 @@ def test_a_weight_shared_by_two_layers():
     assert_close(fisher_diagonal(module, loss, batches), fisher_by_loop(module, loss, batches))
 
 
-@pytest.mark.xfail(strict=True, reason="erase/saliency.py: rows of a flattened batch are taken for samples")
 def test_a_layer_that_sees_a_flattened_batch():
     torch.manual_seed(0)
     module = nn.Linear(4, 4)

@@ -120,7 +120,8 @@ def folder(root: Path, size: int, classes: dict[str, int] | None = None) -> Imag
         labels += [classes[path.name]] * len(images)
     if not files:
         raise UserError(f"no images under {root}; it needs one sub-folder a class, holding PNG or JPEG files")
-    used = {label: name for name, label in classes.items() if label in set(labels)}
+    present = set(labels)
+    used = {label: name for name, label in classes.items() if label in present}
     stamp = [(str(f.relative_to(root)), digest(f)) for f in files]
     array = np.array(labels, dtype=np.int64)
     return ImageSet(used, array, split(array), size, f"folder-{digest(stamp, size)}", files=tuple(files))

@@ -22,7 +22,7 @@ class Options:
 class Beforehand:
     """What :meth:`Method.precompute` may use: named parameters, and batches of either set without label dropout.
 
-    ``batches(objective, samples)`` yields batches that hold ``samples`` samples in all.
+    ``batches(objective, samples)`` yields batches of at least ``samples`` samples in all (whole batches).
     """
 
     module: torch.nn.Module

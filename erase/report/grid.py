@@ -58,7 +58,7 @@ def grid_classes(labels: Sequence[int], forget: Sequence[int], nearest: Sequence
         return list(labels)
     near = [label for label in nearest if label not in forget][:4]
     rest = [label for label in labels if label not in forget and label not in near]
-    others = [rest[(2 * i + 1) * len(rest) // 10] for i in range(5)]
+    others = rest if len(rest) <= 5 else [rest[(2 * i + 1) * len(rest) // 10] for i in range(5)]
     return [*forget, *near, *others]
 
 

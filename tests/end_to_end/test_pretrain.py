@@ -34,7 +34,7 @@ def test_a_pack_from_a_folder_runs_and_forgets(pictures: Path, tmp_path: Path) -
     assert made.returncode == 0, made.stderr[-2000:]
     model = erase.load_model(str(tmp_path / "trees"))
     assert model.labels == {0: "ash", 1: "birch", 2: "cedar"}
-    words = ("--model", "trees", "--preset", "digits/sfron-dual", "unlearn.rounds=2", "unlearn.finish=0")
+    words = ("--model", "trees", "unlearn.rounds=2", "unlearn.finish=0")
     small = ("method.fisher_samples=16", "sample.per_class=2", "sample.steps=2")
     done = command("run", "-f", "birch", *words, *small, "-o", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]

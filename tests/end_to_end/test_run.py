@@ -50,7 +50,7 @@ def test_the_folder_follows_the_contract(full_run: Finished) -> None:
     folder = full_run.folder
     assert yaml.safe_load((folder / "config.yaml").read_text())["forget"] == ["3"]
     assert not (folder / "state").exists()
-    assert (folder / "precomputed" / "sfron.safetensors").is_file()
+    assert len(list((folder / "precomputed").glob("sfron-*.safetensors"))) == 1
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(len(rows)))
     assert {"loss", "grad_norm", "lr", "objective"} <= set(rows[0])
@@ -138,7 +138,7 @@ def test_a_stopped_run_continues_to_the_same_end(tmp_path: Path) -> None:
 
 def test_masked_weights_did_not_move_before_the_first_retain_step(full_run: Finished) -> None:
     """The Fisher diagonals that the run saved select a share of the weights, neither none nor all."""
-    fisher = load_file(full_run.folder / "precomputed" / "sfron.safetensors")
+    fisher = load_file(next((full_run.folder / "precomputed").glob("sfron-*.safetensors")))
     names = [name.removeprefix("forget/") for name in fisher if name.startswith("forget/")]
     chosen = sum(
         int(((fisher[f"forget/{n}"] >= fisher[f"retain/{n}"]) & (fisher[f"forget/{n}"] > 0)).sum()) for n in names
