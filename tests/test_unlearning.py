@@ -58,7 +58,8 @@ class Counting(Method):
 def prepared(monkeypatch, output, samples=10, method=Counting):
     monkeypatch.setitem(METHODS, "counting", method)
     settings = dataclasses.replace(config(), method=CountingOptions("counting", samples))
-    made = prepare(settings, make_model(), make_split(), [1], make_accelerator(RuntimeConfig(device="cpu")), output)
+    accelerator = make_accelerator(RuntimeConfig(device="cpu"))
+    made = prepare(settings, make_model(), make_split(), [1], accelerator, output, "key")
     assert made.task.forget == [1]
     assert made.task.null_label == 12
     return made.started
@@ -74,7 +75,7 @@ def test_what_is_computed_beforehand_sees_at_least_the_samples_asked_for(monkeyp
 def test_what_was_computed_beforehand_is_kept(monkeypatch, tmp_path):
     first, again = (prepared(monkeypatch, tmp_path, samples) for samples in (10, 20))
     assert torch.equal(first["sizes"], again["sizes"])
-    assert [path.name for path in (tmp_path / "precomputed").iterdir()] == ["counting.safetensors"]
+    assert [path.name for path in (tmp_path / "precomputed").iterdir()] == ["counting-key.safetensors"]
 
 
 def test_an_inherited_computation_is_made_too(monkeypatch, tmp_path):
