@@ -224,7 +224,8 @@ def _build(cls: type, values: Any, path: str, types_of: Mapping[str, type], faul
     known = {field.name: field for field in dataclasses.fields(cls)}
     for name in values:
         if name not in known:
-            faults.append(f"unknown key {_join(path, name)!r}{nearest(str(name), known)}")
+            close = nearest(_join(path, name), [_join(path, key) for key in known])
+            faults.append(f"unknown key {_join(path, name)!r}{close}")
     made: dict[str, Any] = {}
     for name, field in known.items():
         if name not in values:

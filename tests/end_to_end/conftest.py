@@ -1,5 +1,7 @@
 """One full run of the newcomer's command, shared by the tests that look at what it leaves behind."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -25,6 +27,23 @@ def erase(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str
     return subprocess.run(
         command, cwd=cwd, env={**os.environ, "PYTHONPATH": path, **env}, capture_output=True, text=True, check=False
     )
+
+
+def quick(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The same door without a new process: what ``main`` prints, and the code it exits with."""
+    from erase.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    argv, home = sys.argv, Path.cwd()
+    sys.argv = ["erase", *words]
+    os.chdir(cwd)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as exit_:
+            main()
+    finally:
+        sys.argv = argv
+        os.chdir(home)
+    return subprocess.CompletedProcess(words, int(exit_.value.code or 0), out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="session")

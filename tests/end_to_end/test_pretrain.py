@@ -11,7 +11,7 @@ from erase.config import merge, parse_words
 from erase.data.latents import Batch, LatentStream
 from erase.presets import resolve_pretrain
 
-from .conftest import erase as command
+from .conftest import quick as command
 
 TINY = (
     "vae.steps=4", "vae.channels=[8,8,8]", "dit.steps=4", "dit.layers=2", "dit.width=32", "dit.heads=2",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Finished
-from .conftest import erase as command
+from .conftest import quick as command
 from .test_pretrain import TINY
 from .test_run import QUICK
 
