@@ -37,8 +37,8 @@ def setting(
 
 @dataclass(frozen=True)
 class ModelConfig:
-    source: str = setting("digits", "shipped pack, pack folder, diffusers folder, hub id or original .pt")
-    vae: str | None = setting(None, "folder or hub id of the VAE, where the source holds none")
+    source: str = setting("digits", "shipped pack, pack folder or diffusers folder")
+    vae: str | None = setting(None, "folder of the VAE, where the source holds none")
     num_heads: int | None = setting(None, "attention heads, where the source does not tell", low=1)
 
 

@@ -27,6 +27,8 @@ def find_class(text: str | int, labels: Mapping[int, str]) -> int:
 
 def find_forget(texts: Sequence[str | int], labels: Mapping[int, str]) -> list[int]:
     """The sorted ids of the classes to forget. Raises UserError for none, an unknown one, one twice, or all."""
+    if isinstance(texts, str):
+        texts = [texts]
     if not texts:
         raise UserError("no class to forget; give --forget CLASS (an index or a name)")
     ids = [find_class(text, labels) for text in texts]

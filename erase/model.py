@@ -193,6 +193,8 @@ def load_model(source: str = "digits", vae: str | None = None, num_heads: int | 
     """
     from diffusers import AutoencoderKL, DiTTransformer2DModel
 
+    if num_heads is not None:
+        raise UserError("num_heads belongs to original .pt checkpoints; a diffusers folder records its own")
     root = find_source(source)
     transformer = _from_pretrained(DiTTransformer2DModel, root / "transformer")
     tie_embedders(transformer)

@@ -28,8 +28,7 @@ def family_of(source: str) -> str:
             return (
                 "imagenet512" if read_json(root / "transformer" / "config.json")["sample_size"] == 64 else "imagenet256"
             )
-    if "/" not in source:
-        find_source(source)
+    find_source(source)
     return "imagenet512" if "512" in source else "imagenet256"
 
 
@@ -72,7 +71,8 @@ def resolve(request: RunConfig, words: Mapping[str, Any] | None = None) -> Resol
         base = {**base, "method": {"name": wanted}}  # another method's options do not carry over
     values = merge(base, asked)
     if request.forget and "forget" not in asked:
-        values["forget"] = [str(c) for c in request.forget]
+        asked_for = [request.forget] if isinstance(request.forget, str) else request.forget
+        values["forget"] = [str(c) for c in asked_for]
     if request.seed is not None and "seed" not in asked:
         values["seed"] = request.seed
     values = {"forget": [], "seed": 0, **values}

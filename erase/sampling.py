@@ -31,7 +31,8 @@ def make_scheduler(sampler: str) -> Any:
     if sampler == "dpm++":
         return diffusers.DPMSolverMultistepScheduler(**SCHEDULER, algorithm_type="dpmsolver++", solver_order=2)
     if sampler == "ddim":
-        return diffusers.DDIMScheduler(**SCHEDULER, clip_sample=False, set_alpha_to_one=True)
+        spacing = {"timestep_spacing": "leading"}  # DDIM steps by T // steps, whatever the grid of timesteps
+        return diffusers.DDIMScheduler(**{**SCHEDULER, **spacing}, clip_sample=False, set_alpha_to_one=True)
     if sampler == "ancestral":
         return diffusers.DDPMScheduler(**SCHEDULER, clip_sample=False, variance_type="learned_range")
     raise UserError(f"unknown sampler {sampler!r}; known: dpm++, ddim, ancestral")

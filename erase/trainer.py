@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,9 @@ def make_accelerator(runtime: RuntimeConfig, output: Path | None = None) -> Acce
     """The process group, device and precision of a run: bf16 autocast on a GPU, fp32 elsewhere."""
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
-    if runtime.device not in ("auto", "cpu") and not runtime.device.startswith("cuda"):
+    if runtime.tracker and importlib.util.find_spec(runtime.tracker) is None:
+        raise UserError(f"{runtime.tracker} is not installed; pip install 'erase[{runtime.tracker}]'")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", runtime.device):
         raise UserError(f"runtime.device must be auto, cpu, cuda or cuda:N, not {runtime.device!r}")
     if runtime.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("runtime.device asks for a GPU and torch sees none; use runtime.device=cpu")
@@ -34,6 +39,7 @@ def make_accelerator(runtime: RuntimeConfig, output: Path | None = None) -> Acce
     if ":" in runtime.device:
         torch.cuda.set_device(runtime.device)
     if runtime.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     precision = runtime.precision if runtime.precision != "auto" else ("fp32" if cpu else "bf16")
     return Accelerator(

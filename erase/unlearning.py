@@ -33,7 +33,7 @@ from .optim import make_policy
 from .presets import config_hash, family_of, load_yaml, output_folder, resolve, with_classes
 from .report.card import model_card
 from .report.grid import draw_grid, grid_classes
-from .sampling import sample_folder
+from .sampling import image_path, sample_folder
 from .scoring import describe, nearest_classes, read_folder, real_features, score_reading
 from .task import DiffusionTask
 from .trainer import Trainer, make_accelerator
@@ -83,6 +83,7 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
         unlearn(config, model, method, split, accelerator, output, key)
 
     with timed(seconds, "sample"):
+        drop_stale_samples(output / "samples", digest(original.name, weights_key(model.transformer)))
         copy_samples(original, output / "samples" / "original", config.sample, model.classes)
         sample_folder(model, output / "samples" / "erased", config.sample, model.classes, "sample erased")
 
@@ -91,7 +92,10 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
 
     draw(config, model, stage, forget, output)
     about = model.pack or {"version": 1, "family": family_of(config.model.source), "classes": model.classes}
-    model.pack = {**about, "forgotten": [*about.get("forgotten", []), *results["forget"]]}
+    by = {key: results[key] for key in ("method", "optimizer", "seed", "config_hash")}
+    origin = {key: value for key, value in about.get("provenance", {}).items() if key != "scores"}
+    forgotten = [*about.get("forgotten", []), *({**entry, **by} for entry in results["forget"])]
+    model.pack = {**about, "forgotten": forgotten, "provenance": origin}
     model.card = model_card(results, weights_key(model.transformer))
     save_model(model, output / "model")
     seconds["total"] = time.monotonic() - started
@@ -157,6 +161,8 @@ class Stage:
 def preflight(config: ResolvedConfig, model: Model) -> Stage:
     """Checks everything a run will need at its end. Raises UserError for what is missing."""
     images = load_images(data_source(config, model), model.image_size, folder_classes(model))
+    if config.data.flip and images.arrays is not None:
+        raise UserError("data.flip mirrors images, and a mirrored digit is no digit; leave it false")
     for label in model.classes:
         if not len(images.select([label], held_out=False)):
             raise UserError(f"the data holds no image of class {label} ({model.labels[label]})")
@@ -248,9 +254,17 @@ def draw(config: ResolvedConfig, model: Model, stage: Stage, forget: list[int], 
 
 def original_samples(model: Model, sample: SampleConfig) -> Path:
     """The original model's images under this protocol, made once and kept in the cache."""
-    folder = cache_folder("samples", digest(model.key(), model.classes, as_mapping(sample)))
+    folder = cache_folder("samples", digest(model.key(), model.classes, model.device.type, as_mapping(sample)))
     sample_folder(model, folder, sample, model.classes, "sample original")
     return folder
+
+
+def drop_stale_samples(folder: Path, key: str) -> None:
+    """Removes images of other weights, for instance of a model that was made anew between a stop and its resume."""
+    mark = folder / "key"
+    if folder.is_dir() and not (mark.is_file() and mark.read_text(encoding="utf-8") == key):
+        shutil.rmtree(folder)
+    write_text(mark, key)
 
 
 def copy_samples(source: Path, target: Path, sample: SampleConfig, classes: list[int]) -> None:
@@ -260,8 +274,8 @@ def copy_samples(source: Path, target: Path, sample: SampleConfig, classes: list
     with replacing_folder(target) as folder:
         for label in classes:
             (folder / f"{label:04d}").mkdir()
-            for path in sorted((source / f"{label:04d}").glob("*.png"))[: sample.per_class]:
-                copy = folder / f"{label:04d}" / path.name
+            for number in range(sample.per_class):
+                path, copy = image_path(source, label, number), image_path(folder, label, number)
                 try:
                     os.link(path, copy)
                 except OSError:
@@ -287,13 +301,14 @@ def score(
             "why": stage.why,
         }
         models = {"original": absent, "erased": absent}
+        protocol |= dict.fromkeys(("classifier", "gate", "extractor", "reference", "reference_count"))
     else:
         rows = stage.images.select(retain)
         reference = statistics(real_features(stage.instrument, stage.images)[rows])
         protocol |= {**describe(stage.instrument, stage.images), "reference_count": len(rows)}
         models = {}
-        for side, cache in (("original", original.name), ("erased", None)):
-            folder = output / "samples" / side
+        erased = output / "samples" / "erased"
+        for side, folder, cache in (("original", original, original.name), ("erased", erased, None)):
             reading = read_folder(stage.instrument, folder, model.classes, sample.per_class, cache)
             bootstrap = config.score.bootstrap
             models[side] = score_reading(reading, model.classes, forget, sample.per_class, reference, bootstrap)

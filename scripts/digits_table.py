@@ -1,7 +1,7 @@
 """Runs cells (policy x class x seed) of the digits pack, and prints their table.
 
-    python scripts/digits_table.py run docs/results/spine.jsonl --classes 0-9 --seeds 0-2 --policies dual,shared
-    python scripts/digits_table.py show docs/results/spine.jsonl
+    python scripts/digits_table.py run docs/results/digits-sfron.jsonl --classes 0-9 --seeds 0-2 --policies dual,shared
+    python scripts/digits_table.py show docs/results/digits-sfron.jsonl
 
 One JSON line a cell, appended as it comes; cells that are there are skipped, so it can be stopped and started again.
 ``key=value`` words go to every run. Two processes with one thread each are faster than one with two.

@@ -125,7 +125,7 @@ PRESET = ("--preset", "digits/sfron-dual")
         (["--method", "sfrom"], ["unknown method 'sfrom'; did you mean 'sfron'?"]),
         (["--optimizer", "duel"], ["unknown optimizer policy 'duel'; did you mean 'dual'?"]),
         (["--method", "finetune"], ["finetune has one objective", "--optimizer shared"]),
-        ([*PRESET, "unlearn.forget.lrr=1"], ["unknown key 'unlearn.forget.lrr'; did you mean 'lr'"]),
+        ([*PRESET, "unlearn.forget.lrr=1"], ["unknown key 'unlearn.forget.lrr'; did you mean 'unlearn.forget.lr'"]),
         ([*PRESET, "unlearn.rounds=many"], ["unlearn.rounds must be a whole number"]),
         ([*PRESET, "unlearn.rounds=-1", "sample.steps=0"], ["unlearn.rounds must be", "; sample.steps must be"]),
         ([*PRESET, "rounds"], ["'rounds' is no setting; write key=value"]),
@@ -237,7 +237,7 @@ def test_a_dry_run_names_a_model_that_is_not_there(call):
     [
         ([], ["Missing option '--output'"]),
         (["-o", "p", "--preset", "digits/pretrian"], ["unknown preset", "did you mean 'digits/pretrain'"]),
-        (["-o", "p", "dit.widht=8"], ["unknown key 'dit.widht'; did you mean 'width'"]),
+        (["-o", "p", "dit.widht=8"], ["unknown key 'dit.widht'; did you mean 'dit.width'"]),
         (["-o", "p", "--data", "absent"], ["no data folder at absent"]),
         (["-o", "p", "--exclude-class", "12"], ["class 12 is not in the model"]),
         (["-o", "."], ["exists and is no pack"]),

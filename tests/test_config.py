@@ -42,7 +42,7 @@ def test_an_empty_mapping_gives_the_defaults():
 
 
 def test_unknown_keys_are_named_with_the_nearest():
-    assert "unknown key 'forget.btach_size'; did you mean 'batch_size'" in fault(
+    assert "unknown key 'forget.btach_size'; did you mean 'forget.batch_size'" in fault(
         UnlearnConfig, {"forget": {"btach_size": 3}}
     )
     assert "unknown key 'xyzzy'; known: " in fault(UnlearnConfig, {"xyzzy": 1})
@@ -216,7 +216,7 @@ def test_words_beat_the_request_which_beats_the_preset():
         ({"optimizer": "sharde"}, {}, r"unknown optimizer policy 'sharde'; did you mean 'shared'\?"),
         ({"method": "sfrom", "preset": None}, {}, "unknown method 'sfrom'"),
         ({"optimizer": "sharde", "preset": None}, {}, "unknown optimizer policy 'sharde'"),
-        ({"method": {"gama": 2}}, {}, r"unknown key 'method.gama'; did you mean 'gamma'"),
+        ({"method": {"gama": 2}}, {}, r"unknown key 'method.gama'; did you mean 'method.gamma'"),
         ({}, {"unlern": {"rounds": 1}}, r"unknown key 'unlern'; did you mean 'unlearn'"),
         ({"method": "finetune"}, {}, "finetune has one objective"),
         ({"config": "x.yaml"}, {}, "give a preset or a config file, not both"),

@@ -149,3 +149,12 @@ def test_the_matrix_has_every_method_and_policy():
         assert row["needs"]
     assert rows["finetune"]["policies"]["dual"]
     assert rows["sfron"]["policies"] == {"shared": None, "dual": None}
+
+
+def test_every_possible_pair_of_method_and_policy_has_a_preset_for_digits():
+    from erase.files import shipped
+    from erase.methods import matrix
+
+    for row in matrix():
+        for policy, why in row["policies"].items():
+            assert (shipped("configs") / "digits" / f"{row['method']}-{policy}.yaml").is_file() == (why is None)

