@@ -39,7 +39,9 @@ def setting(
 class ModelConfig:
     source: str = setting("digits", "shipped pack, pack folder or diffusers folder")
     vae: str | None = setting(None, "folder of the VAE, where the source holds none")
-    num_heads: int | None = setting(None, "attention heads, where the source does not tell", low=1)
+    num_heads: int | None = setting(
+        None, "attention heads of an original .pt checkpoint; refused for the sources that load today", low=1
+    )
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,8 @@ def find_source(source: str) -> Path:
 def load_model(source: str = "digits", vae: str | None = None, num_heads: int | None = None) -> Model:
     """Loads a shipped pack by name, a pack folder, or a diffusers pipeline folder, in float32 on the CPU.
 
-    ``vae``: a folder to take the VAE from instead. ``num_heads`` is for sources that do not record it.
+    ``vae``: a folder to take the VAE from instead. ``num_heads`` is for original .pt checkpoints, which
+    cannot be loaded yet: it is refused.
     Raises UserError if the source is missing, unreadable, or its embedders have drifted apart.
     """
     from diffusers import AutoencoderKL, DiTTransformer2DModel

@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from .conftest import Finished
 from .conftest import quick as command
 from .test_pretrain import TINY
@@ -45,7 +43,6 @@ def test_the_two_commands_are_what_ci_runs() -> None:
 
 
 def test_the_python_example_runs(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
     (example,) = blocks("python")
     done = subprocess.run(
         [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False,

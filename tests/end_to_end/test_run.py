@@ -137,7 +137,7 @@ def test_a_stopped_run_continues_to_the_same_end(tmp_path: Path) -> None:
     assert a["models"] == b["models"]
 
 
-def test_masked_weights_did_not_move_before_the_first_retain_step(full_run: Finished) -> None:
+def test_the_saved_fisher_selects_some_weights_and_no_other_label(full_run: Finished) -> None:
     """The Fisher diagonals that the run saved select a share of the weights, neither none nor all."""
     fisher = load_file(next((full_run.folder / "precomputed").glob("sfron-*.safetensors")))
     names = [name.removeprefix("forget/") for name in fisher if name.startswith("forget/")]
