@@ -95,9 +95,7 @@ def train_dit(
         accelerator, transformer, method, policy, {"retain": stream}, plan, state, key, None, every, recipe.ema
     )
     trainer.run("dit")
-    with torch.no_grad():
-        for name, parameter in transformer.named_parameters():
-            parameter.copy_(trainer.average[name])
+    trainer.take_average()
     return transformer
 
 
