@@ -94,7 +94,7 @@ def fisher_summed(module: nn.Module, loss: PerSampleLoss, images: Iterable[Itera
 def mean_gradient(
     module: nn.Module, loss: Callable[[Any], torch.Tensor], batches: Iterable[Any], average: bool = True
 ) -> Tensors:
-    """Gradient of the mean (or, not ``average``, the sum) over all samples of ``loss``, which is a batch's mean; fp32."""
+    """Gradient of the mean (or, not ``average``, the sum) over all samples; ``loss`` is a batch's mean. fp32."""
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     count = 0
@@ -123,8 +123,8 @@ def apply_mask(masked: Iterable[tuple[torch.nn.Parameter, torch.Tensor]]) -> Non
 def top_share_mask(magnitudes: Tensors, share: float) -> Tensors:
     """Bools that select the ``share`` of all weights with the largest magnitudes (non-negative, fp32).
 
-    Exact: round(share x weights) are selected, equal magnitudes in order of name and position. The threshold is found by
-    bisection over the bits of a float, so nothing is sorted or put together in memory.
+    Exact: round(share x weights) are selected, equal magnitudes in order of name and position. The threshold is found
+    by bisection over the bits of a float, so nothing is sorted or put together in memory.
     """
     bits = {name: value.float().contiguous().view(torch.int32) for name, value in magnitudes.items()}
     wanted = round(share * sum(value.numel() for value in bits.values()))

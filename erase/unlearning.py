@@ -224,8 +224,10 @@ def prepare(
 
     def batches(source: str | LatentSet, samples: int) -> Iterator[Batch]:
         size = min(FISHER_BATCH, samples)
-        named = isinstance(source, str)
-        stream = split.beforehand(source, seed, size) if named else split.stream(source, "precompute", seed, size)
+        if isinstance(source, str):
+            stream = split.beforehand(source, seed, size)
+        else:
+            stream = split.stream(source, "precompute", seed, size)
         for step in range(math.ceil(samples / size)):
             yield stream.batch(step).to(accelerator.device)
 
@@ -249,6 +251,8 @@ def prepare(
 
 def replay_set(model: Model, sample: SampleConfig, per_class: int) -> LatentSet:
     """Latents that the model draws of each of its classes, from seeds that no evaluation uses."""
+    if model.vae is None:
+        raise UserError("the model has no VAE; give one with model.vae=FOLDER")
     labels = np.repeat(np.array(model.classes), per_class)
     seeds = [image_seed(sample.seed, label, -1 - number) for label in model.classes for number in range(per_class)]
     parts = []
@@ -256,7 +260,7 @@ def replay_set(model: Model, sample: SampleConfig, per_class: int) -> LatentSet:
         for start in range(0, len(labels), sample.block):
             part = slice(start, start + sample.block)
             scale, steps = sample.guidance_scale, sample.steps
-            parts.append(sample_latents(model, labels[part], seeds[part], scale, steps, sample.sampler).cpu())
+            parts.append(sample_latents(model, labels[part].tolist(), seeds[part], scale, steps, sample.sampler).cpu())
             bar.update(len(parts[-1]))
     return fixed_latents(torch.cat(parts), labels, float(model.vae.config.scaling_factor))
 

@@ -93,7 +93,7 @@ class LatentSet:
 
 
 def fixed_latents(latents: torch.Tensor, labels: np.ndarray, scaling_factor: float, spread: float = 0.0) -> LatentSet:
-    """A set of given scaled ``latents`` (n x C x h x w), to each of which every use adds noise of deviation ``spread``."""
+    """A set of given scaled ``latents`` (n x C x h x w); every use adds noise of deviation ``spread``."""
     mean = latents / scaling_factor
     std = torch.full_like(mean, spread / scaling_factor)
     return LatentSet(Moments(mean, std, scaling_factor), np.arange(len(latents)), labels)

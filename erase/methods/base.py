@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -39,6 +40,11 @@ class Beforehand:
         """``count`` images as batches of one."""
         single = (batch.part(slice(i, i + 1)) for batch in self.batches(source, count) for i in range(len(batch)))
         return itertools.islice(single, count)
+
+
+def inner(first: Gradient, second: Gradient) -> torch.Tensor:
+    """<first, second> over all parameters, 0-dim."""
+    return torch.stack([(a * b).sum() for a, b in zip(first, second, strict=True)]).sum()
 
 
 class Method:
@@ -99,7 +105,7 @@ class Method:
 
         ``take(objective, loss)`` runs one backward pass and edits; edits that need both gradients belong here.
         """
-        return {side: take(side, lambda side=side: self.loss(side, batches[side])) for side in self.objectives}
+        return {side: take(side, partial(self.loss, side, batches[side])) for side in self.objectives}
 
     def after_step(self, batches: Mapping[str, Any], lr: float) -> None:
         """Joint updates: sees the weights that the step left, and the batches it was taken on."""

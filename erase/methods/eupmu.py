@@ -27,16 +27,15 @@ class Options(base.Options):
 
     def __post_init__(self) -> None:
         if self.log and self.erasure == "bounded":
-            raise UserError(
-                "method.log needs positive losses and bounded ascent is negative; use method.erasure=distill"
-            )
+            raise UserError("method.log needs positive losses, bounded ascent is negative; use method.erasure=distill")
 
 
 class EUPMU(base.Method):
     """Steps on grad(l_f + lambda l_r), one backward pass, and then moves lambda by what the step did to l_r.
 
-    delta = (l_r(before) - l_r(after)) / lr + tolerance and lambda <- max(0, lambda - weight_lr * delta), the dual ascent
-    of min |d - g_f|^2 s.t. <g_r, d> >= -tolerance; with ``log`` delta = log l_r(before) - log l_r(after) + tolerance.
+    delta = (l_r(before) - l_r(after)) / lr + tolerance and lambda <- max(0, lambda - weight_lr * delta), the dual
+    ascent of min |d - g_f|^2 s.t. <g_r, d> >= -tolerance; with ``log``: delta = log l_r(before) - log l_r(after) +
+    tolerance.
     Both evaluations see the same images, timesteps, noise and dropped labels.
     """
 

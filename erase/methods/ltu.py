@@ -78,7 +78,7 @@ class LearningToUnlearn(base.Method):
         return gradients
 
     def first_order(self, side: str, support: Any, query: Any, take: base.TakeGradient) -> base.Gradient:
-        weights = list(self.parameters.values())
+        weights: list[torch.Tensor] = list(self.parameters.values())
         tune = take(side, lambda: self.loss(side, support))
         kept = [p.detach().clone() for p in weights]
         with torch.no_grad():

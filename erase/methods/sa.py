@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class SelectiveAmnesia(base.Method):
     needs = ("samples of the model's own", "Fisher diagonal", "a copy of the original weights")
     precomputed_from = ("replay_per_class", "fisher", "fisher_samples", "fisher_images")
     per_model = True
-    quick = {"replay_per_class": 2, "fisher_samples": 16, "fisher_images": 1}
+    quick: ClassVar[dict[str, Any]] = {"replay_per_class": 2, "fisher_samples": 16, "fisher_images": 1}
     Options = Options
 
     def precompute(self, beforehand: base.Beforehand) -> base.Tensors:
@@ -63,16 +64,13 @@ class SelectiveAmnesia(base.Method):
             images = (self.task.over_timesteps(image) for image in beforehand.images(replay, options.fisher_images))
             fisher = fisher_summed(module, self.task.loss, images)
         level = mean_loss(self.task.loss, beforehand.batches(replay, options.fisher_samples))
-        moments = replay.moments
-        latents = {
-            "replay/latents": moments.mean * moments.scaling_factor,
-            "replay/labels": torch.tensor(replay.labels),
-        }
-        return {**latents, "level": level, **{f"fisher/{name}": value for name, value in fisher.items()}}
+        latents = replay.moments.mean * replay.moments.scaling_factor
+        drawn = {"replay/latents": latents, "replay/labels": torch.from_numpy(replay.labels)}
+        return {**drawn, "level": level, **{f"fisher/{name}": value for name, value in fisher.items()}}
 
     def start(self, precomputed: base.Tensors, parameters: Mapping[str, torch.nn.Parameter], seed: int = 0) -> None:
         self.latents, self.labels = precomputed["replay/latents"].cpu(), precomputed["replay/labels"].cpu().numpy()
-        self.parameters = list(parameters.values())
+        self.parameters: list[torch.Tensor] = list(parameters.values())
         self.anchor = [p.detach().clone() for p in self.parameters]
         scale = self.options.strength / precomputed["level"]
         self.stiffness = [precomputed[f"fisher/{name}"] * scale for name in parameters]
@@ -107,9 +105,9 @@ class SelectiveAmnesia(base.Method):
         if objective != "retain" or not self.options.strength:
             return
         with torch.no_grad():
-            moved = torch._foreach_sub(self.parameters, self.anchor)
-            pull = torch._foreach_mul(moved, self.stiffness)
-            self.penalty = torch.stack([(a * b).sum() for a, b in zip(moved, pull, strict=True)]).sum()
+            moved = [p - start for p, start in zip(self.parameters, self.anchor, strict=True)]
+            pull = [d * stiff for d, stiff in zip(moved, self.stiffness, strict=True)]
+            self.penalty = base.inner(moved, pull)
             for parameter, tug in zip(self.parameters, pull, strict=True):
                 if parameter.grad is not None:
                     parameter.grad.add_(tug, alpha=2.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -26,7 +26,7 @@ class Options(random_label.Options):
 
 
 class SalUn(random_label.RandomLabel):
-    """Random label on salient weights: l_f = E mean_d (eps(x_t, t, c_f) - sg[eps(x_t, t, c')])^2 with c' the next class.
+    """Random label on salient weights: l_f = E mean_d (eps(x_t, t, c_f) - sg[eps(x_t, t, c')])^2, c' the next class.
 
     Saliency is the magnitude of the gradient of the forget loss at the original weights, ranked over all of them.
     """
@@ -35,7 +35,7 @@ class SalUn(random_label.RandomLabel):
     summary = "another class's label, on the weights of the largest forget gradient"
     needs = ("forget images", "retain images", "saliency mask")
     precomputed_from = ("form", "share", "saliency_samples")
-    quick = {"saliency_samples": 16}
+    quick: ClassVar[dict[str, Any]] = {"saliency_samples": 16}
     Options = Options
 
     def other(self, batch: Any) -> torch.Tensor:

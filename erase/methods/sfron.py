@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 
@@ -25,7 +26,7 @@ class SFRon(ga.GradientAscent):
     summary = "gradient ascent on weights salient by the ratio of two Fisher diagonals"
     needs = ("forget images", "retain images", "Fisher diagonals of both sets")
     precomputed_from = ("fisher_samples",)
-    quick = {"fisher_samples": 16}
+    quick: ClassVar[dict[str, Any]] = {"fisher_samples": 16}
     Options = Options
 
     def precompute(self, beforehand: base.Beforehand) -> base.Tensors:

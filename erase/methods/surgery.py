@@ -20,14 +20,9 @@ class Options(base.Options):
     tolerance: float = setting(0.0, "how fast the retain loss may grow, per unit of learning rate", low=0.0)
 
 
-def inner(first: base.Gradient, second: base.Gradient) -> torch.Tensor:
-    """<first, second> over all parameters."""
-    return torch.stack([(a * b).sum() for a, b in zip(first, second, strict=True)]).sum()
-
-
 def conflict_weight(forget: base.Gradient, retain: base.Gradient, tolerance: float) -> torch.Tensor:
     """lambda* = max(0, (-<g_f, g_r> - eps) / |g_r|^2): the multiplier of <g_r, d> >= -eps."""
-    return ((-inner(forget, retain) - tolerance) / inner(retain, retain).clamp(min=1e-30)).clamp(min=0)
+    return ((-base.inner(forget, retain) - tolerance) / base.inner(retain, retain).clamp(min=1e-30)).clamp(min=0)
 
 
 class Surgery(base.Method):
@@ -50,7 +45,8 @@ class Surgery(base.Method):
         gradients = super().gradients(batches, take)
         forget, retain = gradients["forget"], gradients["retain"]
         self.weight = conflict_weight(forget, retain, self.options.tolerance)
-        return {"forget": torch._foreach_add(forget, torch._foreach_mul(retain, self.weight)), "retain": retain}
+        edited = list(torch._foreach_add(forget, torch._foreach_mul(retain, self.weight)))  # d = g_f + lambda* g_r
+        return {"forget": edited, "retain": retain}
 
     def report(self, objective: str) -> dict[str, torch.Tensor]:
         return {"conflict_weight": self.weight} if objective == "joint" else {}
