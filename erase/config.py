@@ -270,7 +270,14 @@ def _value(value: Any, kind: Any, limits: Mapping[str, Any], path: str, faults: 
         if not isinstance(items, Sequence):
             faults.append(f"{path} must be a list, not {value!r}")
             return None
-        return tuple(_value(item, typing.get_args(kind)[0], limits, path, faults) for item in items)
+        inner = typing.get_args(kind)[0]
+        if dataclasses.is_dataclass(inner):
+            return tuple(_build(inner, item, f"{path}[{i}]", {}, faults) for i, item in enumerate(items))  # type: ignore[arg-type]
+        return tuple(_value(item, inner, limits, path, faults) for item in items)
+    if typing.get_origin(kind) is Mapping:
+        if not isinstance(value, Mapping):
+            faults.append(f"{path} must be a section, not {value!r}")
+        return value
     if kind is Any:
         return value
     converted = _convert(value, kind)
