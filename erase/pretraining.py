@@ -38,6 +38,7 @@ from .methods.finetune import Finetune
 from .metrics.fid import distance, statistics
 from .model import Model, load_model, new_transformer, new_vae, weights_key, write_pipeline
 from .optim import Shared
+from .precision import restore_forward
 from .sampling import sample_folder
 from .scoring import read_folder, score_reading
 from .task import DiffusionTask
@@ -95,6 +96,7 @@ def train_dit(
         accelerator, transformer, method, policy, {"retain": stream}, plan, state, key, None, every, recipe.ema
     )
     trainer.run("dit")
+    restore_forward(transformer)
     with torch.no_grad():
         for name, parameter in transformer.named_parameters():
             parameter.copy_(trainer.average[name])
@@ -244,7 +246,7 @@ def score_samples(
     """RA and FID of the new model's own samples, for the record."""
     classes = [label for label in model.classes if label not in excluded]
     with tempfile.TemporaryDirectory() as folder:
-        sample_folder(model, Path(folder), config.sample, classes, "sample")
+        sample_folder(model, Path(folder), config.sample, classes, "sample", config.runtime.precision)
         reference = statistics(instrument.read(images.batches(images.select(classes))).features)
         reading = read_folder(instrument, Path(folder), classes, config.sample.per_class)
         row = score_reading(reading, classes, [], config.sample.per_class, reference, 0)

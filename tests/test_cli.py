@@ -182,6 +182,14 @@ def test_a_missing_classifier_is_one_line(call, tmp_path, pack):
     refused(run_on(call, tmp_path / "bare"), "no classifier at", "score.allow_missing=true")
 
 
+def test_a_gpu_that_is_not_there_is_one_line(call, pack, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    refused(run_on(call, pack, "runtime.device=cuda:99"), "runtime.device=cuda:99 is not there; torch sees cuda:0")
+    refused(call("pretrain", "-o", "p", "runtime.device=cuda:99"), "runtime.device=cuda:99 is not there")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_that_was_refused_leaves_nothing_and_may_be_asked_again(call, pack, tmp_path):
     for data in ("absent", "absent too"):
         refused(run_on(call, pack, "--data", data), f"no data folder at {data}")
