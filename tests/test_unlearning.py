@@ -227,6 +227,13 @@ def test_a_run_draws_both_models_in_its_precision_and_the_next_run_in_another(pl
     assert drawn["auto"] == drawn["fp32"]  # on a CPU
 
 
+def test_a_run_in_mixed_precision_saves_a_model_that_is_out_of_it_again(plain, monkeypatch):
+    saved = []
+    monkeypatch.setattr("erase.unlearning.save_model", lambda model, folder: saved.append(model))
+    plain("bf16", rounds=0, precision="bf16")
+    assert "forward" not in vars(saved[0].transformer)
+
+
 def test_mixed_precision_of_a_prepared_model_can_be_undone():
     model, batch = make_model(), make_batch(4)
     before = model.transformer(batch.x0, timestep=batch.t, class_labels=batch.labels).sample
