@@ -9,14 +9,13 @@ from typing import Any
 
 import yaml
 
-from .config import PretrainConfig, ResolvedConfig, RunConfig, build, merge
+from .config import SHORT, PretrainConfig, ResolvedConfig, RunConfig, build, merge
 from .errors import UserError, nearest
 from .files import digest, read_json, shipped
 from .methods import find_method, refusal
 from .model import find_source
 
 SECTIONS = ("model", "data", "method", "optimizer", "unlearn", "sample", "score", "runtime")
-SHORT = {"model": "source", "data": "source", "method": "name", "optimizer": "policy"}
 
 
 def family_of(source: str) -> str:
@@ -63,8 +62,7 @@ def resolve(request: RunConfig, words: Mapping[str, Any] | None = None) -> Resol
         value = getattr(request, section)
         if value is not None:
             asked[section] = {SHORT[section]: value} if isinstance(value, str) and section in SHORT else value
-    asked = merge(asked, words or {})
-    asked = _written_out(asked)
+    asked = merge(_written_out(asked), _written_out(words or {}))
     base = _written_out(_base(request, asked))
     wanted = asked.get("method", {}).get("name")
     if wanted and base.get("method", {}).get("name") not in (None, wanted):

@@ -133,6 +133,7 @@ PRESET = ("--preset", "digits/sfron-dual")
         ([*PRESET, "--config", "x.yaml"], ["not both"]),
         (["--config", "x.yaml"], ["cannot read the config x.yaml"]),
         (["--seed", "-1"], ["--seed"]),
+        ([*PRESET, "seed=-1"], ["seed must be at least 0, not -1"]),
         (["--seed", "x"], ["'x' is not a valid integer"]),
         (["--nope"], ["--nope"]),
         ([*PRESET, "--model", "nowhere"], ["no model at 'nowhere'"]),

@@ -155,6 +155,18 @@ def test_parse_words_nests_and_reads_yaml():
     assert parse_words(["a.b=1", "a.b=2"]) == {"a": {"b": 2}}
 
 
+@pytest.mark.parametrize("words", [["method=sfron", "method.gamma=2"], ["method.gamma=2", "method=sfron"]])
+def test_a_plain_value_and_settings_of_its_section_combine(words):
+    assert parse_words(words) == {"method": {"name": "sfron", "gamma": 2}}
+    assert resolve(request(), parse_words(words)).method.gamma == 2
+    assert resolve(request(preset=None, method={"gamma": 2}), parse_words(["method=sfron"])).method.gamma == 2
+
+
+def test_the_last_of_two_plain_values_counts():
+    assert parse_words(["method=a", "method.gamma=2", "method=b"]) == {"method": {"name": "b", "gamma": 2}}
+    assert parse_words(["data=a", "data=b"]) == {"data": "b"}  # pretrain's data is no section
+
+
 @pytest.mark.parametrize("word", ["rounds", "=3", " =3"])
 def test_words_that_are_no_settings(word):
     with pytest.raises(UserError, match=r"is no setting; write key=value"):
