@@ -1,5 +1,8 @@
 """Reading, cropping, and the split."""
 
+import os
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -188,6 +191,35 @@ def test_the_key_of_a_folder_changes_with_its_content(tmp_path):
     assert changed != key
     (tmp_path / "cat" / "0.png").rename(tmp_path / "ant" / "9.png")
     assert folder(tmp_path, 16).key not in (key, changed)
+
+
+@pytest.mark.parametrize(("age", "read"), [(3600, False), (0, True)])
+def test_a_file_of_known_size_and_time_is_not_read_again_unless_it_is_young(tmp_path, age, read):
+    make_folder(tmp_path)
+    path = tmp_path / "cat" / "0.png"
+    stamp = time.time_ns() - age * 10**9
+    for file in tmp_path.rglob("*.png"):
+        os.utime(file, ns=(stamp, stamp))
+    key, whole = folder(tmp_path, 16).key, path.read_bytes()
+    path.write_bytes(whole[::-1])  # behind our back: same size, same time
+    os.utime(path, ns=(stamp, stamp))
+    assert (folder(tmp_path, 16).key != key) == read
+    path.write_bytes(whole[::-1])
+    os.utime(path, ns=(stamp - 1, stamp - 1))
+    assert folder(tmp_path, 16).key != key
+    path.write_bytes(whole)
+    assert folder(tmp_path, 16).key == key
+
+
+def test_damaged_or_absent_digests_are_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("ERASE_CACHE", str(tmp_path / "cache"))
+    make_folder(tmp_path / "data")
+    for file in (tmp_path / "data").rglob("*.png"):
+        os.utime(file, (1, 1))
+    key = folder(tmp_path / "data", 16).key
+    (kept,) = (tmp_path / "cache" / "digests").iterdir()
+    kept.write_text(kept.read_text()[:-9])
+    assert folder(tmp_path / "data", 16).key == key
 
 
 def test_other_files_are_passed_over(tmp_path):

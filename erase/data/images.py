@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from .. import rng
 from ..errors import UserError
-from ..files import digest, read_tensors, shipped
+from ..files import digest, file_digests, read_tensors, shipped
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 HELD_OUT_SHARE = 0.2
@@ -122,7 +122,7 @@ def folder(root: Path, size: int, classes: dict[str, int] | None = None) -> Imag
         raise UserError(f"no images under {root}; it needs one sub-folder a class, holding PNG or JPEG files")
     present = set(labels)
     used = {label: name for name, label in classes.items() if label in present}
-    stamp = [(str(f.relative_to(root)), digest(f)) for f in files]
+    stamp = [(str(f.relative_to(root)), d) for f, d in zip(files, file_digests(root, files), strict=True)]
     array = np.array(labels, dtype=np.int64)
     return ImageSet(used, array, split(array), size, f"folder-{digest(stamp, size)}", files=tuple(files))
 
