@@ -181,6 +181,35 @@ def test_a_folder_follows_the_model_s_ids(tmp_path):
     assert set(images.labels) == {281, 310}
 
 
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (("1", "10", "2"), {"1": 1, "10": 10, "2": 2}),
+        (("007", "3"), {"007": 7, "3": 3}),
+        (("2", "ant"), {"2": 0, "ant": 1}),
+    ],
+)
+def test_sub_folders_that_are_numbers_keep_them_as_ids(tmp_path, names, ids):
+    for name in names:
+        write_image(tmp_path / name / "0.png", picture(9, 9))
+    assert folder(tmp_path, 16).names == {label: name for name, label in ids.items()}
+
+
+@pytest.mark.parametrize("names", [("1", "01"), ("1", "2", "ant")])
+def test_numbers_that_would_be_other_classes_ids_are_refused(tmp_path, names):
+    for name in names:
+        write_image(tmp_path / name / "0.png", picture(9, 9))
+    with pytest.raises(UserError, match=r"bears the name of class 0 and the index of class 1 .*; rename it$"):
+        folder(tmp_path, 16)
+
+
+def test_a_sub_folder_that_is_the_name_of_one_class_and_the_index_of_another_is_refused(tmp_path):
+    write_image(tmp_path / "7" / "0.png", picture(9, 9))
+    with pytest.raises(UserError, match=r"7 bears the name of class 9 and the index of class 7 \(crane\); .* id2label"):
+        folder(tmp_path, 16, {"crane": 7, "7": 9})
+    assert folder(tmp_path, 16, {"crane": 6, "7": 9}).names == {9: "7"}
+
+
 def test_the_key_of_a_folder_changes_with_its_content(tmp_path):
     make_folder(tmp_path)
     key = folder(tmp_path, 16).key
