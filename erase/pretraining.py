@@ -39,6 +39,7 @@ from .metrics.fid import distance, statistics
 from .model import Model, load_model, new_transformer, new_vae, weights_key, write_pipeline
 from .optim import Shared
 from .precision import restore_forward
+from .recipe import check_data, check_recipe
 from .sampling import sample_folder
 from .scoring import read_folder, score_reading
 from .task import DiffusionTask
@@ -172,7 +173,9 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
     Continues a stopped training; a finished pack of the same recipe is returned as it is. Raises UserError if the
     folder holds anything else.
     """
-    output = Path(output)
+    output, asked = Path(output), config.data
+    if config.data != "digits":  # the pack is used from other folders too
+        config = dataclasses.replace(config, data=str(Path(config.data).resolve()))
     recipe = as_mapping(dataclasses.replace(config, runtime=RuntimeConfig()))
     if (output / "erase.json").is_file():
         about: dict[str, Any] = read_json(output / "erase.json")
@@ -182,10 +185,10 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
         return about
     if output.exists():
         raise UserError(f"{output} exists and is no pack; give another --output")
-    images = load_images(config.data, config.image_size)
+    check_recipe(config)
+    images = load_images(asked, config.image_size)
     excluded = [find_class(name, images.names) for name in config.exclude]
-    if len(set(excluded)) >= len(images.names):
-        raise UserError("all classes are excluded; the DiT needs at least one")
+    check_data(config, images, excluded)
     key = digest(recipe, images.key)
     work = output.with_name(f".{output.name}.pretraining")
     make_accelerator(config.runtime)

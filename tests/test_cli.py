@@ -249,6 +249,14 @@ def test_a_dry_run_names_a_model_that_is_not_there(call):
         (["-o", "p", "dit.widht=8"], ["unknown key 'dit.widht'; did you mean 'dit.width'"]),
         (["-o", "p", "--data", "absent"], ["no data folder at absent"]),
         (["-o", "p", "--exclude-class", "12"], ["class 12 is not in the model"]),
+        (["-o", "p", "dit.label_slots=9"], ["dit.label_slots (9) must be above the largest class id, 9"]),
+        (["-o", "p", "dit.heads=3", "vae.groups=5"], ["multiple of dit.heads (3)", "vae.groups (5); "]),
+        (["-o", "p", "dit.heads=3", "dit.width=30"], ["dit.width must be a multiple of 4"]),
+        (["-o", "p", "vae.channels=[]"], ["vae.channels must be multiples of vae.groups (8)"]),
+        (["-o", "p", "classifier.width=12"], ["classifier.width must be a multiple of 8"]),
+        (["-o", "p", "dit.patch=3"], ["image_size must be a multiple of 12"]),
+        (["-o", "p", "dit.patch=16", "instruments=digits"], ["image_size must be a multiple of 64"]),
+        (["-o", "p", "instruments=nowhere"], ["no model at 'nowhere'"]),
         (["-o", "."], ["exists and is no pack"]),
         (["-o", "p", *(word for label in range(10) for word in ("--exclude-class", label))], ["all classes are"]),
     ],
@@ -256,6 +264,12 @@ def test_a_dry_run_names_a_model_that_is_not_there(call):
 def test_wrong_use_of_pretrain_is_one_line(call, words, parts):
     refused(call("pretrain", *words), *parts)
     assert list(Path().iterdir()) == []
+
+
+def test_too_few_images_to_pretrain_on_are_one_line(call, tmp_path):
+    for label in "ab":
+        write_image(tmp_path / "few" / label / "0.png", np.zeros((32, 32, 3)))
+    refused(call("pretrain", "-o", "p", "--data", "few"), "2 images are too few")
 
 
 def test_unknown_commands_are_one_line(call):
