@@ -51,8 +51,10 @@ def load_preset(name: str) -> dict[str, Any]:
     return load_yaml(root / f"{name}.yaml")
 
 
-def resolve(request: RunConfig, words: Mapping[str, Any] | None = None) -> ResolvedConfig:
+def resolve(request: RunConfig, words: Mapping[str, Any] | None = None, family: str | None = None) -> ResolvedConfig:
     """The request over its preset. ``words`` are dotted settings of the command line, already nested.
+
+    ``family``: whose preset to take, where the model itself is not to be asked.
 
     Raises UserError for an unknown preset, method, policy or key, a value of the wrong type or out of range, or a
     method that cannot run under the policy.
@@ -63,7 +65,7 @@ def resolve(request: RunConfig, words: Mapping[str, Any] | None = None) -> Resol
         if value is not None:
             asked[section] = {SHORT[section]: value} if isinstance(value, str) and section in SHORT else value
     asked = merge(_written_out(asked), _written_out(words or {}))
-    base = _written_out(_base(request, asked))
+    base = _written_out(_base(request, asked, family))
     wanted = asked.get("method", {}).get("name")
     if wanted and base.get("method", {}).get("name") not in (None, wanted):
         base = {**base, "method": {"name": wanted}}  # another method's options do not carry over
@@ -96,7 +98,7 @@ def _written_out(values: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _base(request: RunConfig, asked: Mapping[str, Any]) -> dict[str, Any]:
+def _base(request: RunConfig, asked: Mapping[str, Any], family: str | None) -> dict[str, Any]:
     """The preset's or the config file's values."""
     if request.config is not None or request.preset is not None:
         return base_values(request.preset, request.config, "")
@@ -105,7 +107,7 @@ def _base(request: RunConfig, asked: Mapping[str, Any]) -> dict[str, Any]:
     why = refusal(method, policy)
     if why:
         raise UserError(why)
-    family = family_of(str(asked.get("model", {}).get("source", "digits")))
+    family = family or family_of(str(asked.get("model", {}).get("source", "digits")))
     return load_preset(f"{family}/{method.name}-{policy}")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import erase
 from erase import cli
 from erase.classifier import save_instrument
 from erase.methods import METHODS
+from erase.model import untied_copy
 
 from .helpers import make_model, write_image
 from .test_classifier import make_instrument
@@ -239,6 +241,59 @@ def test_a_dry_run_names_a_model_that_is_not_there(call):
     code, out, _ = call("run", "--forget", "1", "--model", "nowhere", *PRESET, "--dry-run")
     assert code == 0
     assert "# missing: no model at 'nowhere'" in out
+
+
+def test_a_dry_run_without_model_and_preset_shows_another_family_s_and_says_so(call):
+    code, out, _ = call("run", "--forget", "1", "--model", "nowhere", "--dry-run", "unlearn.rounds=7")
+    assert code == 0
+    assert "# missing: no model at 'nowhere'" in out
+    assert "# missing: preset: the model's family is not known yet" in out
+    assert yaml.safe_load(out)["unlearn"]["rounds"] == 7
+    refused(call("run", "--forget", "1", "--model", "nowhere", "--dry-run", "unlearn.round=7"), "unknown key")
+
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        (f"transformer/{WEIGHTS}", "transformer"),
+        ("transformer/config.json", "transformer"),
+        (f"vae/{WEIGHTS}", "VAE"),
+        ("classifier/model.safetensors", "classifier"),
+        ("classifier/gate.safetensors", "classifier"),
+    ],
+)
+def test_a_dry_run_names_a_file_that_the_run_will_miss(call, pack, tmp_path, lost, said):
+    shutil.copytree(pack, tmp_path / "pack")
+    (tmp_path / "pack" / lost).unlink()
+    code, out, _ = call("run", "--model", "pack", "--forget", "1", "--dry-run", "--json")
+    assert (code, json.loads(out)["missing"]) == (0, [f"{said}: no pack/{lost}"])
+    refused(call("run", "--model", "pack", "--forget", "1", "-o", "run"), "pack/" + lost.split("/")[0])
+
+
+def test_a_dry_run_knows_weights_in_shards(call, pack, tmp_path):
+    shutil.copytree(pack, tmp_path / "pack")
+    model = erase.load_model(str(pack))
+    shutil.rmtree(tmp_path / "pack" / "transformer")
+    untied_copy(model.transformer).save_pretrained(tmp_path / "pack" / "transformer", max_shard_size="100KB")
+    shards = sorted(path.name for path in (tmp_path / "pack" / "transformer").glob("*.safetensors"))
+    assert len(shards) > 1
+    assert json.loads(call("run", "--model", "pack", "--forget", "1", "--dry-run", "--json")[1])["missing"] == []
+    assert erase.load_model("pack").key() == model.key()
+    (tmp_path / "pack" / "transformer" / shards[1]).unlink()
+    missing = json.loads(call("run", "--model", "pack", "--forget", "1", "--dry-run", "--json")[1])["missing"]
+    assert missing == [f"transformer: no pack/transformer/{shards[1]}"]
+
+
+def test_a_dry_run_looks_for_the_pack_s_own_data(call, pack, tmp_path):
+    shutil.copytree(pack, tmp_path / "pack")
+    about = json.loads((pack / "erase.json").read_text())
+    for data, said in (({"source": "gone"}, "data: no gone"), ({}, "data: give --data DIR")):
+        (tmp_path / "pack" / "erase.json").write_text(json.dumps({**about, "data": data}))
+        code, out, _ = call("run", "--model", "pack", "--forget", "1", "--dry-run", "--json")
+        assert (code, json.loads(out)["missing"]) == (0, [said])
 
 
 @pytest.mark.parametrize(
