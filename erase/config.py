@@ -18,6 +18,7 @@ import yaml
 from .errors import UserError, nearest
 
 Section = Mapping[str, Any]
+SHORT = {"model": "source", "data": "source", "method": "name", "optimizer": "policy"}  # a plain value's key
 
 
 def setting(
@@ -165,7 +166,7 @@ class ResolvedConfig:
     """A run with every value filled in; ``method`` is the chosen method's own options."""
 
     forget: tuple[str, ...]
-    seed: int
+    seed: int = dataclasses.field(metadata={"text": "seed of unlearning", "low": 0})
     model: ModelConfig
     data: DataConfig
     method: Any
@@ -336,6 +337,19 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
+def changed(config: Any) -> dict[str, Any]:
+    """As :func:`as_mapping`, but only what differs from its field's default."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            below = changed(value)
+            found |= {field.name: below} if below else {}
+        elif field.default is dataclasses.MISSING or value != field.default:
+            found[field.name] = _plain(value)
+    return found
+
+
 def merge(base: Section, over: Section) -> dict[str, Any]:
     """``over`` laid on ``base``, section by section."""
     result = dict(base)
@@ -360,6 +374,10 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"the value of {word!r} is not valid YAML; put text with : or # in quotes") from None
         for part in reversed(key.strip().split(".")):
             nested = {part: nested}
+        for name in nested.keys() & result.keys() & SHORT.keys():
+            pair = nested[name], result[name]
+            if len({isinstance(value, Mapping) for value in pair}) == 2:  # method=sfron method.gamma=2, in any order
+                nested[name], result[name] = (v if isinstance(v, Mapping) else {SHORT[name]: v} for v in pair)
         result = merge(result, nested)
     return result
 

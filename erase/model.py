@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .config import DitRecipe, VaeRecipe
-from .errors import UserError
+from .errors import NoModelError, UserError
 from .files import digest, read_json, replacing_folder, shipped, write_json
 
 # Every value explicit: diffusers fills absent ones differently in memory and after a save.
@@ -193,7 +193,7 @@ def find_source(source: str) -> Path:
             return path
     if Path(source).is_dir():
         raise UserError(f"{source} holds no model_index.json; give a pack or a diffusers pipeline folder")
-    raise UserError(f"no model at {source!r}; give a folder or a shipped pack ({', '.join(packs)})")
+    raise NoModelError(f"no model at {source!r}; give a folder or a shipped pack ({', '.join(packs)})")
 
 
 def load_model(source: str = "digits", vae: str | None = None, num_heads: int | None = None) -> Model:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from tqdm import tqdm
 
 from .config import ObjectiveConfig, RuntimeConfig, UnlearnConfig
@@ -20,31 +21,41 @@ from .errors import UserError
 from .files import write_text
 from .methods import Method
 from .optim import Shared, scheduled
+from .precision import chosen
 from .state import load_state, save_state
 
 FLUSH_EVERY = 20
 
 
-def make_accelerator(runtime: RuntimeConfig, output: Path | None = None) -> Accelerator:
-    """The process group, device and precision of a run: bf16 autocast on a GPU, fp32 elsewhere."""
-    if runtime.threads:
-        torch.set_num_threads(runtime.threads)
+def check_runtime(runtime: RuntimeConfig) -> None:
+    """Raises UserError for a device or a tracker that is not there."""
     if runtime.tracker and importlib.util.find_spec(runtime.tracker) is None:
         raise UserError(f"{runtime.tracker} is not installed; pip install 'erase[{runtime.tracker}]'")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", runtime.device):
         raise UserError(f"runtime.device must be auto, cpu, cuda or cuda:N, not {runtime.device!r}")
     if runtime.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("runtime.device asks for a GPU and torch sees none; use runtime.device=cpu")
+    _, _, number = runtime.device.partition(":")
+    if number and int(number) >= torch.cuda.device_count():
+        names = ", ".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+        raise UserError(f"runtime.device={runtime.device} is not there; torch sees {names}")
+
+
+def make_accelerator(runtime: RuntimeConfig, output: Path | None = None) -> Accelerator:
+    """The process group, device and precision of a run: bf16 autocast on a GPU, fp32 elsewhere."""
+    check_runtime(runtime)
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
     cpu = runtime.device == "cpu" or not torch.cuda.is_available()
     if ":" in runtime.device:
         torch.cuda.set_device(runtime.device)
     if runtime.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-    precision = runtime.precision if runtime.precision != "auto" else ("fp32" if cpu else "bf16")
+    AcceleratorState._reset_state(reset_partial_state=True)  # else the process keeps its first run's device, precision
     return Accelerator(
         cpu=cpu,
-        mixed_precision="bf16" if precision == "bf16" else "no",
+        mixed_precision="bf16" if chosen(runtime.precision, "cpu" if cpu else "cuda") == "bf16" else "no",
         log_with=runtime.tracker,
         project_dir=str(output) if output else None,
     )

@@ -43,6 +43,7 @@ from .methods import Beforehand, Method, find_method
 from .metrics.fid import statistics
 from .model import Model, load_model, save_model, weights_key
 from .optim import make_policy
+from .precision import chosen, restore_forward
 from .presets import config_hash, family_of, load_yaml, output_folder, resolve, with_classes
 from .report.card import model_card
 from .report.grid import draw_grid, grid_classes
@@ -50,7 +51,7 @@ from .rng import image_seed
 from .sampling import image_path, sample_folder, sample_latents
 from .scoring import describe, nearest_classes, read_folder, real_features, score_reading
 from .task import DiffusionTask
-from .trainer import Trainer, make_accelerator
+from .trainer import Trainer, check_runtime, make_accelerator
 
 FISHER_BATCH = 64
 
@@ -85,21 +86,23 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
         accelerator.init_trackers("erase")
 
     with timed(seconds, "sample"):
-        original = original_samples(model, config.sample)
+        original = original_samples(model, config.sample, config.runtime.precision)
 
     with timed(seconds, "precompute"):
         null, flip = model.null_label, config.data.flip
         split = encode_split(model.vae, weights_key(model.vae), stage.images, model.classes, forget, null, flip)
-        key = digest(config_hash(as_mapping(config)), model.key(), stage.images.key)
+        key = digest(config_hash(config), model.key(), stage.images.key)
         method = prepare(config, model, split, forget, accelerator, output, stage.images.key)
 
     with timed(seconds, "unlearn"):
         unlearn(config, model, method, split, accelerator, output, key)
+    restore_forward(model.transformer)
 
     with timed(seconds, "sample"):
         drop_stale_samples(output / "samples", digest(original.name, weights_key(model.transformer)))
         copy_samples(original, output / "samples" / "original", config.sample, model.classes)
-        sample_folder(model, output / "samples" / "erased", config.sample, model.classes, "sample erased")
+        folder, precision = output / "samples" / "erased", config.runtime.precision
+        sample_folder(model, folder, config.sample, model.classes, "sample erased", precision)
 
     with timed(seconds, "score"):
         results = score(config, model, stage, forget, output, original)
@@ -174,6 +177,7 @@ class Stage:
 
 def preflight(config: ResolvedConfig, model: Model) -> Stage:
     """Checks everything a run will need at its end. Raises UserError for what is missing."""
+    check_runtime(config.runtime)
     images = load_images(data_source(config, model), model.image_size, folder_classes(model))
     if config.data.flip and images.arrays is not None:
         raise UserError("data.flip mirrors images, and a mirrored digit is no digit; leave it false")
@@ -306,10 +310,11 @@ def draw(config: ResolvedConfig, model: Model, stage: Stage, forget: list[int], 
     draw_grid(output / "samples", output / "grid.png", model.labels, shown, forget, title)
 
 
-def original_samples(model: Model, sample: SampleConfig) -> Path:
+def original_samples(model: Model, sample: SampleConfig, precision: str = "auto") -> Path:
     """The original model's images under this protocol, made once and kept in the cache."""
-    folder = cache_folder("samples", digest(model.key(), model.classes, model.device.type, as_mapping(sample)))
-    sample_folder(model, folder, sample, model.classes, "sample original")
+    arithmetic = (model.device.type, chosen(precision, model.device))
+    folder = cache_folder("samples", digest(model.key(), model.classes, *arithmetic, as_mapping(sample)))
+    sample_folder(model, folder, sample, model.classes, "sample original", precision)
     return folder
 
 
@@ -365,7 +370,7 @@ def score(
     return {
         "version": 1,
         "complete": True,
-        "config_hash": config_hash(as_mapping(config)),
+        "config_hash": config_hash(config),
         "forget": [{"index": label, "name": model.labels[label]} for label in forget],
         "method": config.method.name,
         "optimizer": config.optimizer.policy,

@@ -65,7 +65,7 @@ def test_objectives_that_agree_share_the_base():
 
 
 def test_two_steps_by_hand():
-    """b = 0.5 everywhere, lr 0.1. The base is read before the gradient: zero at the first step, 2 and 4 at the second."""
+    """b = 0.5 everywhere, lr 0.1; the base is read before the gradient: zero at first, then 2 and 4."""
     side, lr = OptimizerSide(beta1=0.5, beta2=0.5, eps=1e-12), 0.1
     config = OptimizerConfig("dual_plus", forget=side, retain=side, base=BaseMoments(0.5, 0.5))
     weights = torch.nn.Parameter(torch.zeros(1))

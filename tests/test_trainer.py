@@ -14,7 +14,7 @@ from erase.methods.sfron import Options as SfronOptions
 from erase.methods.sfron import SFRon
 from erase.optim import make_policy
 from erase.task import DiffusionTask
-from erase.trainer import Trainer, make_accelerator
+from erase.trainer import Trainer, check_runtime, make_accelerator
 
 from .helpers import make_stream, make_transformer, same, weights_of
 
@@ -277,3 +277,16 @@ def test_the_clip_bounds_the_norm_and_the_unclipped_one_is_reported(tmp_path):
 def test_devices_that_are_not_there_are_refused(device, message):
     with pytest.raises(UserError, match=message):
         make_accelerator(RuntimeConfig(device=device))
+
+
+def test_a_gpu_number_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_runtime(RuntimeConfig(device="cuda:1"))
+    with pytest.raises(UserError, match=r"runtime\.device=cuda:2 is not there; torch sees cuda:0, cuda:1"):
+        make_accelerator(RuntimeConfig(device="cuda:2"))
+
+
+def test_a_process_may_change_its_precision():
+    for precision, mixed in (("bf16", "bf16"), ("fp32", "no"), ("bf16", "bf16")):
+        assert make_accelerator(RuntimeConfig(device="cpu", precision=precision)).mixed_precision == mixed

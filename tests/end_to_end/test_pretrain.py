@@ -1,6 +1,7 @@
 """`erase pretrain`: a pack from any image folder, continued where it was stopped."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -30,13 +31,15 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_pack_from_a_folder_runs_and_forgets(pictures: Path, tmp_path: Path) -> None:
-    made = command("pretrain", "--data", str(pictures), "-o", "trees", *TINY, cwd=tmp_path)
+    made = command("pretrain", "--data", os.path.relpath(pictures, tmp_path), "-o", "trees", *TINY, cwd=tmp_path)
     assert made.returncode == 0, made.stderr[-2000:]
     model = erase.load_model(str(tmp_path / "trees"))
     assert model.labels == {0: "ash", 1: "birch", 2: "cedar"}
-    words = ("--model", "trees", "unlearn.rounds=2", "unlearn.finish=0")
+    assert model.pack["data"]["source"] == str(pictures.resolve())
+    words = ("--model", "../trees", "unlearn.rounds=2", "unlearn.finish=0")
     small = ("method.fisher_samples=16", "sample.per_class=2", "sample.steps=2")
-    done = command("run", "-f", "birch", *words, *small, "-o", "run", cwd=tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    done = command("run", "-f", "birch", *words, *small, "-o", "../run", cwd=tmp_path / "elsewhere")
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((tmp_path / "run" / "results.json").read_text())["forget"] == [{"index": 1, "name": "birch"}]
 
