@@ -179,3 +179,35 @@ def methods(as_json: bool) -> None:
         click.echo(f"{row['method']:14}{row['summary']}\n{'':14}needs {', '.join(row['needs'])}")
         for policy, why in row["policies"].items():
             click.echo(f"{'':14}{policy:10}{'yes' if why is None else 'no: ' + why}")
+
+
+@cli.command()
+@click.argument("config", metavar="CONFIG")
+@click.option("--output", "-o", required=True, metavar="DIR", help="Folder of the cells and of the rendered table.")
+@click.option("--jobs", type=click.IntRange(1), help="Cells at a time.  [default: CPU cores; 1 with a GPU]")
+@click.option(
+    "--keep", type=click.Choice(["results", "samples", "all"]), default="results", help="What of each run is kept."
+)
+@click.option("--render", "only_render", is_flag=True, help="Render what is there and run nothing.")
+@AS_JSON
+@DEBUG
+def table(config: str, as_json: bool, debug: bool, output: str, **asked: Any) -> int:
+    """Run a table of methods, settings, classes and seeds from a YAML file, and compare them.
+
+    \b
+    erase table digits-policies --output tables
+    erase table mine.yaml --output tables --jobs 2
+
+    Run the same command again to continue; cells that are there are not run again.
+    """
+    from pathlib import Path
+
+    from .table.run import run_table
+
+    content = run_table(config, output, **asked)
+    text = Path(output) / f"{Path(config).stem}.md"
+    click.echo(json.dumps(content, indent=2) if as_json else f"\n{text.read_text(encoding='utf-8')}\n{text}")
+    if not content["failed"] or asked["only_render"]:
+        return 0
+    click.echo(f"erase: {len(content['failed'])} cells failed; the same command tries them again", err=True)
+    return 1

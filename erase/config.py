@@ -61,10 +61,21 @@ class OptimizerSide:
 
 
 @dataclass(frozen=True)
+class BaseMoments:
+    beta1: float = setting(0.9, "decay of the common first moment", low=0.0, high=1.0)
+    beta2: float = setting(0.999, "decay of the common second moment", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
-    policy: str = setting("dual", "shared: one state for both objectives; dual: a state of its own for each")
+    policy: str = setting(
+        "dual",
+        "shared: one state for both objectives; dual: a state of its own for each; dual_plus: a common base and a "
+        "delta for each",
+    )
     forget: OptimizerSide = setting(OptimizerSide, "the forget objective's optimizer (unused under shared)")
     retain: OptimizerSide = setting(OptimizerSide, "the retain objective's optimizer (under shared: of both)")
+    base: BaseMoments = setting(BaseMoments, "dual_plus: the moments that both objectives feed")
 
 
 @dataclass(frozen=True)
@@ -81,8 +92,17 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class UnlearnConfig:
+    update: str | None = setting(
+        None,
+        "alternating: forget steps, then retain steps; joint: one step with both gradients taken at the same weights "
+        "(under shared their weighted sum, with the forget side's learning rate and clip); default: the method's",
+        choices=("alternating", "joint"),
+    )
     rounds: int = setting(100, "rounds of forget steps followed by retain steps", low=0)
     finish: int = setting(0, "rounds of retain steps alone, after the others", low=0)
+    average: float | None = setting(
+        None, "keep a running average of the weights with this decay, and end with it", low=0.0, high=0.9999999
+    )
     label_dropout: float = setting(0.1, "share of retain labels replaced by null; forget labels never are", 0.0, 1.0)
     forget: ObjectiveConfig = setting(ObjectiveConfig, "the forget objective")
     retain: ObjectiveConfig = setting(ObjectiveConfig, "the retain objective")
@@ -251,7 +271,14 @@ def _value(value: Any, kind: Any, limits: Mapping[str, Any], path: str, faults: 
         if not isinstance(items, Sequence):
             faults.append(f"{path} must be a list, not {value!r}")
             return None
-        return tuple(_value(item, typing.get_args(kind)[0], limits, path, faults) for item in items)
+        inner = typing.get_args(kind)[0]
+        if dataclasses.is_dataclass(inner):
+            return tuple(_build(inner, item, f"{path}[{i}]", {}, faults) for i, item in enumerate(items))  # type: ignore[arg-type]
+        return tuple(_value(item, inner, limits, path, faults) for item in items)
+    if typing.get_origin(kind) is Mapping:
+        if not isinstance(value, Mapping):
+            faults.append(f"{path} must be a section, not {value!r}")
+        return value
     if kind is Any:
         return value
     converted = _convert(value, kind)

@@ -156,6 +156,17 @@ def new_transformer(recipe: DitRecipe, latent_channels: int, latent_size: int, s
     return transformer.eval()
 
 
+def new_like(transformer: Any, seed: int) -> Any:
+    """An untrained DiT of the same shape."""
+    old = getattr(transformer, "module", transformer).config
+    width = old.num_attention_heads * old.attention_head_dim
+    recipe = DitRecipe(
+        layers=old.num_layers, width=width, heads=old.num_attention_heads, patch=old.patch_size,
+        label_slots=old.num_embeds_ada_norm,
+    )  # fmt: skip
+    return new_transformer(recipe, old.in_channels, old.sample_size, seed)
+
+
 def new_vae(recipe: VaeRecipe, image_size: int, seed: int) -> Any:
     from diffusers import AutoencoderKL
 

@@ -12,7 +12,7 @@ import yaml
 from .config import SHORT, PretrainConfig, ResolvedConfig, RunConfig, build, merge
 from .errors import UserError, nearest
 from .files import digest, read_json, shipped
-from .methods import find_method, refusal
+from .methods import Method, find_method, refusal
 from .model import find_source
 
 SECTIONS = ("model", "data", "method", "optimizer", "unlearn", "sample", "score", "runtime")
@@ -84,7 +84,19 @@ def resolve(request: RunConfig, words: Mapping[str, Any] | None = None, family: 
     why = refusal(method, config.optimizer.policy)
     if why:
         raise UserError(why)
+    _check_update(method, config)
     return config
+
+
+def _check_update(method: type[Method], config: ResolvedConfig) -> None:
+    plan = config.unlearn
+    update = plan.update or method.updates[0]
+    if update not in method.updates:
+        raise UserError(f"{method.name} has {' or '.join(method.updates)} updates only, not unlearn.update={update}")
+    if update == "joint" and (plan.forget.steps, plan.retain.steps) != (1, 1):
+        raise UserError(
+            "a joint update takes one step a round; unlearn.forget.steps and unlearn.retain.steps must be 1"
+        )
 
 
 def _written_out(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -99,9 +99,7 @@ def train_dit(
     )
     trainer.run("dit")
     restore_forward(transformer)
-    with torch.no_grad():
-        for name, parameter in transformer.named_parameters():
-            parameter.copy_(trainer.average[name])
+    trainer.take_average()
     return transformer
 
 

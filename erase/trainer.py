@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ class Trainer:
         self.accelerator, self.module, self.method, self.policy = accelerator, module, method, policy
         self.streams, self.plan, self.state, self.key = streams, plan, state, key
         self.metrics, self.save_every, self.decay = metrics, save_every, average
+        self.joint = (plan.update or method.updates[0]) == "joint"
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if average else {}
         self.pending: list[dict[str, Any]] = []
@@ -94,6 +95,9 @@ class Trainer:
         """Every step of the run as (round, objective), in order."""
         order: list[tuple[int, str]] = []
         for round_ in range(self.plan.rounds + self.plan.finish):
+            if round_ < self.plan.rounds and self.joint:
+                order += [(round_, "joint")]
+                continue
             if round_ < self.plan.rounds and "forget" in self.method.objectives:
                 order += [(round_, "forget")] * self.plan.forget.steps
             order += [(round_, "retain")] * self.plan.retain.steps
@@ -102,17 +106,21 @@ class Trainer:
     def run(self, title: str = "unlearn") -> None:
         """All steps, from the saved state if there is one."""
         order = self.steps()
-        weights = {**self.parameters, **{f"average/{name}": tensor for name, tensor in self.average.items()}}
+        weights: dict[str, torch.Tensor] = {
+            **self.parameters,
+            **{f"average/{name}": tensor for name, tensor in self.average.items()},
+            **{f"method/{name}": tensor for name, tensor in self.method.state().items()},
+        }
         start = load_state(self.state, self.key, weights, self.policy.optimizers)
         self._trim_metrics(start)
         taken = {"forget": 0, "retain": 0}
         for _, objective in order[:start]:
-            taken[objective] += 1
+            self._count(taken, objective)
         show = self.accelerator.is_main_process
         bar = tqdm(order[start:], desc=title, initial=start, total=len(order), unit="step", disable=not show)
         for step, (round_, objective) in enumerate(bar, start=start):
-            row = self.step(round_, objective, taken[objective])
-            taken[objective] += 1
+            row = self.joint_step(round_, taken) if objective == "joint" else self.step(round_, objective, taken)
+            self._count(taken, objective)
             self.pending.append({"step": step, "round": round_, "objective": objective, **row})
             if len(self.pending) >= FLUSH_EVERY:
                 bar.set_postfix({objective: f"{self._flush():.4f}"})
@@ -122,25 +130,84 @@ class Trainer:
         self._flush()
         save_state(self.state, len(order), self.key, weights, self.policy.optimizers)
 
-    def step(self, round_: int, objective: str, number: int) -> dict[str, Any]:
-        """One step of ``objective`` on its batch ``number``: backward, edit (mask), clip, step."""
+    def step(self, round_: int, objective: str, taken: Mapping[str, int]) -> dict[str, Any]:
+        """One step of ``objective`` on its next batch: backward, edit (mask), clip, step."""
+        lr, weight = self._scheduled(objective, round_)
+        batch = self.streams[objective].batch(taken[objective]).to(self.accelerator.device)
+        loss = self._backward(objective, lambda: self.method.loss(objective, batch), weight)
+        norm = self._clip(objective)
+        self.policy.step(objective, lr)
+        self._follow(sum(taken.values()))
+        return {"loss": loss, "grad_norm": norm, "lr": lr, "weight": weight, **self.method.report(objective)}
+
+    def joint_step(self, round_: int, taken: Mapping[str, int]) -> dict[str, Any]:
+        """One step with both gradients at the same weights: summed under one state, else each by its own.
+
+        The method edits the gradients before their weights apply, so that a conflict is a matter of direction.
+        """
+        batches = {side: self.streams[side].batch(taken[side]).to(self.accelerator.device) for side in taken}
+        losses: dict[str, list[torch.Tensor]] = {}
+
+        def take(objective: str, loss: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
+            losses.setdefault(objective, []).append(self._backward(objective, loss, 1.0))
+            parameters = self.parameters.values()
+            return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+
+        gradients = self.method.gradients(batches, take)
+        rates = {side: self._scheduled(side, round_) for side in gradients}
+        if not self.method.single_backward:
+            for side, gradient in gradients.items():
+                torch._foreach_mul_(gradient, rates[side][1])
+        if self.policy.one_state and len(gradients) > 1:
+            gradients = {"forget": list(torch._foreach_add(gradients["forget"], gradients["retain"]))}
+        row: dict[str, Any] = {"loss": losses["forget"][0], "lr": rates["forget"][0]}
+        for side, gradient in gradients.items():
+            for parameter, part in zip(self.parameters.values(), gradient, strict=True):
+                parameter.grad = part
+            name = "grad_norm" if side == "forget" else f"{side}_grad_norm"
+            row[name] = self._clip(side)
+            self.policy.step(side, rates[side][0])
+        with self.accelerator.autocast():
+            self.method.after_step(batches, rates["forget"][0])
+        self._follow(sum(taken.values()))
+        parts = {f"{side}_loss": values[0] for side, values in losses.items() if side != "forget"}
+        return {**row, **parts, **self.method.report("joint")}
+
+    def _scheduled(self, objective: str, round_: int) -> tuple[float, float]:
         settings: ObjectiveConfig = getattr(self.plan, objective)
         rounds = self.plan.rounds if objective == "forget" else self.plan.rounds + self.plan.finish
-        lr, weight = scheduled(settings, round_, rounds)
-        batch = self.streams[objective].batch(number).to(self.accelerator.device)
+        return scheduled(settings, round_, rounds)
+
+    def _backward(self, objective: str, loss: Callable[[], torch.Tensor], weight: float) -> torch.Tensor:
+        """Leaves the (edited) gradient of ``weight`` x loss in ``.grad``; the loss."""
         for parameter in self.parameters.values():
             parameter.grad = None
         with self.accelerator.autocast():
-            loss = self.method.loss(objective, batch)
-        self.accelerator.backward(loss * weight)
+            value = loss()
+        self.accelerator.backward(value * weight)
         self.method.edit_gradients(objective)
-        limit = float("inf") if settings.clip is None else settings.clip
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit)
-        self.policy.step(objective, lr)
+        return value.detach()
+
+    def _clip(self, objective: str) -> torch.Tensor:
+        limit = getattr(self.plan, objective).clip
+        return torch.nn.utils.clip_grad_norm_(self.parameters.values(), float("inf") if limit is None else limit)
+
+    def _follow(self, number: int) -> None:
+        """Moves the average after step ``number``."""
         if self.average:
             decay = min(self.decay or 0.0, (1 + number) / (10 + number))  # short memory at the start
             torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
-        return {"loss": loss.detach(), "grad_norm": norm, "lr": lr, "weight": weight, **self.method.report(objective)}
+
+    def take_average(self) -> None:
+        """Puts the average in the weights' place, where one is kept."""
+        with torch.no_grad():
+            for name, tensor in self.average.items():
+                self.parameters[name].copy_(tensor)
+
+    @staticmethod
+    def _count(taken: dict[str, int], objective: str) -> None:
+        for side in ("forget", "retain") if objective == "joint" else (objective,):
+            taken[side] += 1
 
     def _flush(self) -> float:
         """Writes the pending rows; the last loss."""
@@ -152,11 +219,12 @@ class Trainer:
             if self.accelerator.trackers:
                 values = {k: v for k, v in row.items() if isinstance(v, float)}
                 self.accelerator.log({f"{row['objective']}/{k}": v for k, v in values.items()}, step=row["step"])
-            bad = [k for k in ("loss", "grad_norm") if row[k] - row[k] != 0]
+            bad = [k for k, value in row.items() if isinstance(value, float) and value - value != 0]
             if bad:
+                side = "retain" if row["objective"] == "retain" else "forget"
                 raise FloatingPointError(
                     f"{bad[0]} is {row[bad[0]]} at step {row['step']} ({row['objective']}); "
-                    f"try a lower unlearn.{row['objective']}.lr"
+                    f"try a lower unlearn.{side}.lr"
                 )
         if self.metrics is not None and self.accelerator.is_main_process:
             with self.metrics.open("a", encoding="utf-8") as file:

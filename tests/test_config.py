@@ -24,7 +24,7 @@ from erase.files import shipped
 from erase.methods import METHODS
 from erase.presets import config_hash, output_folder, resolve, resolve_pretrain, with_classes
 
-PRESETS = sorted(shipped("configs").rglob("*.yaml"))
+PRESETS = sorted(path for path in shipped("configs").rglob("*.yaml") if path.parent.name != "tables")
 
 
 def fault(cls, values):

@@ -148,7 +148,7 @@ def test_the_matrix_has_every_method_and_policy():
         assert row["summary"]
         assert row["needs"]
     assert rows["finetune"]["policies"]["dual"]
-    assert rows["sfron"]["policies"] == {"shared": None, "dual": None}
+    assert rows["sfron"]["policies"] == dict.fromkeys(POLICIES)
 
 
 def test_every_possible_pair_of_method_and_policy_has_a_preset_for_digits():

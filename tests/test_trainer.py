@@ -178,9 +178,9 @@ def test_metrics_of_a_killed_process_are_trimmed(whole, tmp_path):
 def test_forget_steps_leave_masked_weights_bit_identical_under_dual_alone(tmp_path, policy):
     trainer = make_trainer(tmp_path, policy)
     for number in range(2):
-        trainer.step(0, "retain", number)
+        trainer.step(0, "retain", {"forget": 0, "retain": number})
     before = weights_of(trainer.module)
-    trainer.step(0, "forget", 0)
+    trainer.step(0, "forget", {"forget": 0, "retain": 2})
     masked = [~mask for _, mask in trainer.method.masked]
     assert sum(int(m.sum()) for m in masked) > 1000
     after = weights_of(trainer.module)
@@ -262,10 +262,10 @@ def test_the_clip_bounds_the_norm_and_the_unclipped_one_is_reported(tmp_path):
     def norm():
         return sum(parameter.grad.square().sum().item() for parameter in trainer.parameters.values()) ** 0.5
 
-    reported = trainer.step(0, "retain", 0)["grad_norm"].item()
+    reported = trainer.step(0, "retain", {"forget": 0, "retain": 0})["grad_norm"].item()
     assert reported == pytest.approx(3 * count**0.5, rel=1e-4)
     assert norm() == pytest.approx(0.5, rel=1e-4)
-    row = trainer.step(0, "forget", 0)
+    row = trainer.step(0, "forget", {"forget": 0, "retain": 1})
     assert norm() == pytest.approx(6 * count**0.5, rel=1e-4)
     assert row["weight"] == 2.0
 

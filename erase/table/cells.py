@@ -1,0 +1,117 @@
+"""What was measured: cells.jsonl, one line a cell, appended and never rewritten."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import read_json, write_json
+from .plan import Cell, Line, Plan
+
+Entry = dict[str, Any]
+SCORES = ("fa", "fa_top1", "not_an_image", "ra", "fid")
+
+
+class Store:
+    """The files of a table's folder. Tables that share it share cells.
+
+    A cell is *done* if its entry has no error and the golden numbers under which it was made are the present ones,
+    *failed* if it ended in an error, *stale* if the golden numbers have changed since.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "cells.jsonl"
+        self.work = folder / "cells"
+        self.golden: dict[str, Any] = read_json(folder / "golden.json") if (folder / "golden.json").is_file() else {}
+        self.entries: dict[str, list[Entry]] = {}
+        lines = self.path.read_text(encoding="utf-8").split("\n") if self.path.is_file() else [""]
+        for number, text in enumerate(lines[:-1], start=1):  # what follows the last line break was half written
+            try:
+                entry = json.loads(text)
+                self.entries.setdefault(entry["key"], []).append(entry)
+            except (ValueError, KeyError, TypeError):
+                raise UserError(f"{self.path} line {number} is no cell; remove that line") from None
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Makes the folder and holds it against a second table that would run the same cells."""
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+            (self.work / ".gitignore").write_text("*\n", encoding="utf-8")
+            handle = (self.work / "lock").open("w")
+        except OSError as error:
+            raise UserError(f"cannot write the output folder {self.folder}: {error.strerror}") from None
+        with handle:
+            try:
+                import fcntl
+
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except ImportError:  # no such lock on Windows
+                pass
+            except OSError:
+                raise UserError(f"another table is being run in {self.folder}; wait for it, or use --render") from None
+            yield
+
+    def state(self, line: Line, cell: Cell) -> tuple[str, Entry | None]:
+        """``done``, ``failed``, ``stale`` or ``missing``, and the entry that says so."""
+        found = self.entries.get(cell.key, [])
+        golden = self.golden.get(line.golden, {}).get("hash")
+        fresh = [entry for entry in found if golden is None or entry["golden"] == golden]
+        done = [entry for entry in fresh if entry["error"] is None]
+        if done:
+            return "done", done[-1]
+        if fresh:
+            return "failed", fresh[-1]
+        return ("stale", found[-1]) if found else ("missing", None)
+
+    def add(self, entry: Entry) -> None:
+        """Appends ``entry`` so that a kill at any moment leaves whole lines before it."""
+        entry = compact(entry)
+        with self.path.open("ab+") as file:
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(json.dumps(entry, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.entries.setdefault(entry["key"], []).append(entry)
+
+    def save_golden(self) -> None:
+        write_json(self.folder / "golden.json", self.golden)
+
+
+def compact(value: Any) -> Any:
+    """Floats to 6 digits, and None for what is not finite and so no JSON."""
+    if isinstance(value, Mapping):
+        return {key: compact(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [compact(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A cell of a line, and how it stands."""
+
+    line: Line
+    cell: Cell
+    state: str
+    entry: Entry
+
+    @property
+    def name(self) -> str:
+        return f"{self.line.name}, class {self.cell.classes}, seed {self.cell.seed}"
+
+
+def standings(store: Store, plan: Plan) -> list[Standing]:
+    found = [(line, cell, *store.state(line, cell)) for line in plan.lines for cell in line.cells]
+    return [Standing(line, cell, state, entry or {}) for line, cell, state, entry in found]

@@ -1,0 +1,92 @@
+"""What a table is: the YAML file as typed sections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import Section, build, merge, setting
+from ..errors import UserError
+from ..files import shipped
+from ..presets import load_yaml
+
+KINDS = ("compare", "search", "sensitivity")
+
+
+@dataclass(frozen=True)
+class RowConfig:
+    method: str = setting("", "method, with the preset <model family>/<method>-<policy>")
+    optimizer: str | None = setting(None, "the optimizer policy; one that the method cannot run under is an error")
+    policies: tuple[str, ...] = setting((), "several policies, a row each; those that cannot run are left out")
+    name: str | None = setting(None, "name in the table; default: the method")
+    set: Section = setting(dict, "settings laid over the preset and the table's own, nested or dotted")
+    classes: tuple[Any, ...] | None = setting(None, "in place of the table's")
+    seeds: tuple[int, ...] | None = setting(None, "in place of the table's", low=0)
+    trials: tuple[Section, ...] | None = setting(None, "in place of the table's")
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    title: str = setting("", "heading")
+    kind: str = setting("compare", "how the cells are shown", choices=KINDS)
+    model: str = setting("digits", "shipped pack, pack folder or diffusers folder")
+    classes: tuple[Any, ...] = setting((), "each a class, or a list of classes forgotten together in one run")
+    seeds: tuple[int, ...] = setting((0,), "seeds of unlearning", low=0)
+    set: Section = setting(dict, "settings laid over every row, nested or dotted")
+    rows: tuple[RowConfig, ...] = setting((), "what is compared")
+    trials: tuple[Section, ...] = setting((), "settings tried in each row, one set after the other")
+    sweep: Section = setting(dict, "kind sensitivity: one setting and its values")
+
+
+def load_table(path: Path) -> TableConfig:
+    """The table of a YAML file. Raises UserError naming every wrong field."""
+    config: TableConfig = build(TableConfig, load_yaml(path))
+    return config
+
+
+def find_table(name: str) -> Path:
+    """A YAML file, or a shipped table by its name."""
+    path, inside = Path(name), shipped("configs") / "tables" / f"{name}.yaml"
+    path = inside if not path.exists() and inside.is_file() else path
+    if path.stem in ("cells", "golden"):
+        raise UserError(f"{path.stem} is a name that the table's own files have; rename {path}")
+    return path
+
+
+def nested(values: Section) -> dict[str, Any]:
+    """Dotted keys written out: ``{"a.b": 1, "a": {"c": 2}}`` is ``{"a": {"b": 1, "c": 2}}``."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        below: Any = nested(value) if isinstance(value, Mapping) else value
+        for part in reversed(str(key).split(".")):
+            below = {part: below}
+        result = merge(result, below)
+    return result
+
+
+def dotted(values: Section, path: str = "") -> dict[str, Any]:
+    """The reverse of :func:`nested`."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{path}.{key}" if path else str(key)
+        result |= dotted(value, name) if isinstance(value, Mapping) else {name: value}
+    return result
+
+
+def shown(values: Section) -> str:
+    """Settings as one short text; numbers such as the text 1e-4, which YAML 1.1 takes for a word, as numbers."""
+    return ", ".join(f"{key}={_shown(value)}" for key, value in dotted(values).items())
+
+
+def _shown(value: Any) -> str:
+    number = as_number(value)
+    return str(value) if number is None else f"{number:g}"
+
+
+def as_number(value: Any) -> float | None:
+    try:
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None

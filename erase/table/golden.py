@@ -1,0 +1,78 @@
+"""Whether the present code still gives the numbers under which cells were made: a short run of each line."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..files import digest
+from ..model import find_source
+from ..unlearning import versions
+from .cells import Store, compact
+from .plan import Line, Plan, golden_settings
+from .pool import Runner
+from .work import GoldenTask, do_golden
+
+TOLERANCE = 1e-3  # other summation orders move these numbers by 1e-5 or less, a changed formula by percents
+
+
+def check_golden(store: Store, plan: Plan, runner: Runner, jobs: int, say: Callable[[str], None]) -> None:
+    """Repeats the golden runs that were made by other code; where a number differs, its cells become stale."""
+    made_by = code_digest(plan.config.model)
+    wanted = {line.golden: line for line in plan.lines if store.golden.get(line.golden, {}).get("digest") != made_by}
+    if not wanted:
+        return
+    say(f"{len(wanted)} golden runs: do the code's numbers still hold?")
+    with tempfile.TemporaryDirectory(prefix="erase-golden-") as scratch:
+        tasks = [_task(line, min(plan.labels), Path(scratch)) for line in wanted.values()]
+        for task, result in runner(do_golden, tasks, jobs, 1):
+            before = store.golden.get(task.key)
+            if "numbers" not in result:  # tells nothing about the code: it may be the disk, or a rate too high
+                say(f"{task.name}: the golden run failed, {result['error']}")
+                store.golden.setdefault(task.key, {"digest": "", "hash": "failed", "numbers": {}})
+                continue
+            numbers = compact(result["numbers"])
+            change = difference(before["numbers"], numbers) if before else None
+            if before and change is None:
+                store.golden[task.key] = {**before, "digest": made_by}
+            else:
+                store.golden[task.key] = {"digest": made_by, "hash": digest(numbers), "numbers": numbers}
+            if change:
+                cells = {cell.key for line in plan.lines if line.golden == task.key for cell in line.cells}
+                count = len(cells & store.entries.keys())
+                say(f"{task.name}: the code gives other numbers now ({change}); {count} cells are stale and run again")
+            store.save_golden()
+
+
+def _task(line: Line, label: int, scratch: Path) -> GoldenTask:
+    folder = scratch / line.golden
+    request = line.request([label], 0, str(folder))
+    return GoldenTask(line.name, line.golden, request, golden_settings(line), folder, scratch / "cache")
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """The first number that is not the same within the tolerance, in words."""
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, float) and isinstance(new, float):
+            same = math.isclose(old, new, rel_tol=TOLERANCE, abs_tol=1e-6)
+        else:
+            same = old == new
+        if not same:
+            return f"{name} was {old} and is {new}"
+    return None
+
+
+def code_digest(source: str) -> str:
+    """Changes with the package's source (but this table's, which makes no numbers), the libraries and the model."""
+    package = Path(__file__).resolve().parent.parent
+    code = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
+    code = {name: path for name, path in code.items() if not name.startswith("table/") and name != "cli.py"}
+    root = find_source(source)
+    model = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+    libraries = {name: version for name, version in versions().items() if name != "erase"}
+    parts = [part for files in (code, model) for name in sorted(files) for part in (name, files[name])]
+    return digest(libraries, *parts)

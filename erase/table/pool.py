@@ -1,0 +1,98 @@
+"""Processes, a fresh one for each piece of work: memory is measured from nothing, and a killed one costs one cell."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+
+class Task(Protocol):
+    @property
+    def log(self) -> Path | None: ...
+
+
+Work = Callable[[Any], dict[str, Any]]
+Runner = Callable[[Work, Sequence[Any], int, int], Iterator[tuple[Any, dict[str, Any]]]]
+
+
+def processes(work: Work, tasks: Sequence[Any], jobs: int, threads: int) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Each task with what ``work`` gave for it, or with ``{"error": text}``, as they end."""
+    context = multiprocessing.get_context("spawn")
+    waiting, running = list(tasks), dict[Any, tuple[Any, Any]]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                task = waiting.pop(0)
+                ours, theirs = context.Pipe(duplex=False)
+                process = context.Process(target=_child, args=(theirs, work, task), daemon=True)
+                with environment(TQDM_DISABLE="1", OMP_NUM_THREADS=str(threads)):  # read when its imports run
+                    process.start()
+                theirs.close()
+                running[ours] = task, process
+            for ready in wait(list(running)):
+                task, process = running[ready]
+                try:
+                    result = cast(Connection, ready).recv()
+                except EOFError:
+                    process.join()
+                    result = {"error": f"the process ended with code {process.exitcode}"}
+                process.join()
+                del running[ready]
+                yield task, result
+    finally:
+        for _, process in running.values():
+            process.terminate()
+        for _, process in running.values():
+            process.join()
+
+
+def inline(work: Work, tasks: Sequence[Any], jobs: int, threads: int) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """As :func:`processes`, one after the other in this process."""
+    for task in tasks:
+        yield task, attempt(work, task)
+
+
+def attempt(work: Work, task: Any) -> dict[str, Any]:
+    """What ``work`` gives, or its error in one line; the traceback goes to stderr."""
+    try:
+        return work(task)
+    except Exception as error:  # whatever it is, it is recorded and shown, and the other cells go on
+        traceback.print_exc()
+        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]}
+
+
+def _child(connection: Connection, work: Work, task: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, after it has heard of it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if task.log is not None:
+        task.log.parent.mkdir(parents=True, exist_ok=True)
+        with task.log.open("w") as file:
+            for stream in (sys.stdout, sys.stderr):
+                os.dup2(file.fileno(), stream.fileno())
+    connection.send(attempt(work, task))
+
+
+@contextlib.contextmanager
+def environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

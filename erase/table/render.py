@@ -1,0 +1,145 @@
+"""The table as Markdown, CSV, JSON and, for a sensitivity, as a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import as_mapping
+from ..files import write_json, write_text
+from .cells import SCORES, Standing, compact
+from .config import shown
+from .kinds import KINDS, Content
+from .plan import Plan
+
+HEADS = {
+    "fa": "FA %", "fa_top1": "FA top-1 %", "not_an_image": "not an image %", "ra": "RA %", "fid": "FID",
+    "fid_excess": "FID over retrained", "fid_ratio": "FID / original's",
+}  # fmt: skip
+SHORT = ("fa", "ra", "fid", "fid_excess", "fid_ratio")
+PERCENT = ("fa", "fa_top1", "not_an_image", "ra")
+
+
+def render(plan: Plan, cells: Sequence[Standing], folder: Path, stem: str) -> Content:
+    """Writes ``<stem>.md``, ``.csv``, ``.json`` and ``.png``; what the JSON holds."""
+    config = plan.config
+    lines = [(line, [cell for cell in cells if cell.line is line]) for line in plan.lines]
+    content = {"title": config.title, "kind": config.kind, "config": as_mapping(config), **KINDS[config.kind](lines)}
+    content["left_out"] = plan.left_out
+    content["failed"] = {cell.name: cell.entry["error"] for cell in cells if cell.state == "failed"}
+    content |= {state: sum(cell.state == state for cell in cells) for state in ("done", "stale", "missing")}
+    content = compact(content)
+    text = f"# {config.title}\n\n" if config.title else ""
+    text += {"compare": _compare, "search": _search, "sensitivity": _sensitivity}[config.kind](content)
+    if config.kind == "sensitivity":
+        from .picture import draw
+
+        draw(content, folder / f"{stem}.png")
+        text += f"\n![{config.title}]({stem}.png)\n"
+    write_text(folder / f"{stem}.md", text + "".join(f"\n{note}\n" for note in _notes(content, len(cells))))
+    write_text(folder / f"{stem}.csv", _csv(cells))
+    write_json(folder / f"{stem}.json", content)
+    return content
+
+
+def _compare(content: Content) -> str:
+    short, long, bounds = [], [], []
+    for row in content["rows"]:
+        name, policy, kept = row["name"], row["optimizer"], row.get("counts")
+        short.append([name, policy, *(_value(key, row["over_classes"].get(key)) for key in SHORT)])
+        for label, values in [*row["classes"].items(), ("all", row["over_classes"])]:
+            head = [f"**{name}**" if label == "all" else name, policy, label]
+            seeds = str((values["fa"] or values["fid"] or {"n": 0})["n"]) if kept else ""
+            long.append([*head, *(_value(key, values.get(key)) for key in HEADS), seeds])
+        if kept:
+            time, memory = row["seconds"], row["peak_memory"]
+            short[-1] += ["-" if time is None else f"{time:.0f}", f"{memory / 2**30:.2f} GiB" if memory else "-"]
+            short[-1] += [f"{kept['done']} of {kept['cells']}"]
+            bounds.append(f"- {name} {policy}: {_bounds(kept)}")
+        else:
+            short[-1] += ["", "", ""]
+    text = _markdown(["method", "policy", *(HEADS[key] for key in SHORT), "seconds", "peak memory", "cells"], short)
+    text += (
+        "\nMean ± standard deviation, over seeds, of the average over classes. Seconds: what is computed beforehand "
+    )
+    text += "and unlearning, median over cells. Peak memory: of the largest cell.\n\n" + "\n".join(bounds) + "\n\n"
+    return text + _markdown(["method", "policy", "class", *HEADS.values(), "seeds"], long)
+
+
+def _bounds(kept: Mapping[str, int]) -> str:
+    text = f"of {kept['done']} cells {kept['forgotten']} have FA at most 2 %, "
+    text += f"{kept['retained']} have RA at most 2 points below the original's"
+    if kept["with_retrained"]:
+        text += f", {kept['near_retrained']} of {kept['with_retrained']} have FID at most 1.2 times the retrained's"
+    return text + "."
+
+
+def _search(content: Content) -> str:
+    table = []
+    for row in content["rows"]:
+        for index, trial in enumerate(row["trials"]):
+            mark = "" if index != row["chosen"] else "**chosen**" if trial["good"] else "**chosen**, none being good"
+            texts = [_one(100, trial["worst_fa"]), _one(100, trial["worst_ra_drop"], 2), _one(1, trial["mean_fid"], 2)]
+            done = f"{trial['done']} of {trial['cells']}"
+            table.append([row["row"], row["optimizer"], shown(trial["trial"]) or "preset", *texts, done, mark])
+    text = _markdown(["method", "policy", "trial", "worst FA %", "worst RA drop", "mean FID", "cells", ""], table)
+    text += (
+        "\nChosen: the lowest mean FID among the good trials, in which every cell has FA at most 2 % and RA at most "
+    )
+    return text + "2 points below the original's; if there is none, the lowest mean FA.\n"
+
+
+def _sensitivity(content: Content) -> str:
+    table = []
+    for row in content["rows"]:
+        texts = [_value(key, row[key]) for key in ("fa", "ra", "fid")]
+        table.append([row["row"], row["optimizer"], f"{row['value']:g}", *texts, f"{row['done']} of {row['cells']}"])
+    text = _markdown(["method", "policy", content["axis"], "FA %", "RA %", "FID", "cells"], table)
+    return text + "\nMean over cells, and in brackets the least and the greatest.\n"
+
+
+def _notes(content: Content, cells: int) -> list[str]:
+    notes = [f"Left out: {row}: {why}." for row, why in content["left_out"].items()]
+    notes += [f"Failed: {name}: {error}" for name, error in content["failed"].items()]
+    for state, why in (("missing", "not run yet"), ("stale", "made by code that gave other numbers, and not shown")):
+        notes += [f"{content[state]} of {cells} cells are {state}: {why}."] if content[state] else []
+    return notes
+
+
+def _csv(cells: Sequence[Standing]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    sides = [(side, name) for side in ("original", "erased") for name in SCORES]
+    times = ("precompute", "unlearn", "sample", "score", "total")
+    head = ["row", "method", "optimizer", "trial", "forget", "seed", "state", *("_".join(pair) for pair in sides)]
+    writer.writerow([*head, *(f"{time}_seconds" for time in times), "peak_memory", "error", "key"])
+    for cell in cells:
+        line, entry = cell.line, cell.entry if cell.state in ("done", "failed") else {}
+        row = [line.row, line.method, line.policy, shown(line.trial), cell.cell.classes, cell.cell.seed, cell.state]
+        row += [(entry.get(side) or {}).get(name) for side, name in sides]
+        row += [(entry.get("seconds") or {}).get(time) for time in times]
+        writer.writerow([*row, entry.get("peak_memory"), entry.get("error"), cell.cell.key])
+    return text.getvalue()
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |\n" for line in lines)
+
+
+def _value(key: str, value: Mapping[str, Any] | None) -> str:
+    """A mean with its standard deviation, or with its least and greatest."""
+    if value is None:
+        return "-"
+    factor, digits = (100, 1) if key in PERCENT else (1, 2)
+    mean = _one(factor, value["mean"], digits)
+    if "low" in value:
+        return f"{mean} ({_one(factor, value['low'], digits)} to {_one(factor, value['high'], digits)})"
+    return mean if value["std"] is None else f"{mean} ± {_one(factor, value['std'], digits)}"
+
+
+def _one(factor: float, value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{factor * value:.{digits}f}"

@@ -1,0 +1,105 @@
+"""The main flow of ``erase table``: plan, check the golden numbers, run what is missing, render."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ..config import merge
+from ..files import cache_folder
+from .cells import Entry, Standing, Store, standings
+from .config import find_table, load_table
+from .golden import check_golden
+from .plan import Plan, make_plan
+from .pool import Runner, cores, processes
+from .render import render
+from .work import CellTask, do_cell
+
+
+def run_table(
+    config: str,
+    output: str,
+    jobs: int | None = None,
+    keep: str = "results",
+    only_render: bool = False,
+    runner: Runner = processes,
+) -> dict[str, Any]:
+    """Runs what a table lacks and renders it; what its JSON file holds.
+
+    Stopped at any point it renders what is there, and the next start continues. Raises UserError for a table that
+    cannot be run, before any cell is.
+    """
+    path, folder = find_table(config), Path(output)
+    plan = make_plan(load_table(path))
+    store = Store(folder)
+    if only_render:
+        return render(plan, standings(store, plan), folder, path.stem)
+    with store.open():
+        cache_folder()
+        try:
+            many = jobs or (1 if torch.cuda.is_available() else cores())
+            check_golden(store, plan, runner, many, _say)
+            _run_cells(store, plan, runner, many, keep)
+        finally:
+            content = render(plan, standings(store, plan), folder, path.stem)
+    return content
+
+
+def _run_cells(store: Store, plan: Plan, runner: Runner, jobs: int, keep: str) -> None:
+    every = {cell.cell.key: cell for cell in standings(store, plan)}  # two rows may ask for one cell
+    due = {key: cell for key, cell in every.items() if cell.state != "done"}
+    jobs = max(1, min(jobs, len(due)))
+    threads = max(1, cores() // jobs)
+    tasks = [_task(store, cell, threads, keep) for cell in due.values()]
+    with tqdm(total=len(every), initial=len(every) - len(due), desc="cells", unit="cell", smoothing=0.1) as bar:
+        for task, result in runner(do_cell, tasks, jobs, threads):
+            entry = _entry(due[task.key], task.golden, result)
+            store.add(entry)
+            _say(_told(task.name, entry))
+            bar.update()
+
+
+def _task(store: Store, cell: Standing, threads: int, keep: str) -> CellTask:
+    folder = store.work / cell.cell.key
+    golden = store.golden.get(cell.line.golden, {}).get("hash", "")
+    request = cell.line.request(cell.cell.forget, cell.cell.seed, str(folder))
+    settings = merge({"runtime": {"threads": threads}}, cell.line.settings)
+    return CellTask(cell.name, cell.cell.key, golden, request, settings, folder, keep)
+
+
+def _entry(cell: Standing, golden: str, result: Mapping[str, Any]) -> Entry:
+    line = cell.line
+    about: Entry = {
+        "key": cell.cell.key,
+        "golden": golden,
+        "row": line.row,
+        "method": line.method,
+        "optimizer": line.policy,
+    }
+    about |= {"trial": dict(line.trial), "forget": list(cell.cell.forget), "seed": cell.cell.seed}
+    measured = dict.fromkeys(("original", "erased", "seconds", "peak_memory", "error", "versions"))
+    return {**about, **measured, **result}
+
+
+def _told(name: str, entry: Entry) -> str:
+    if entry["error"] is not None:
+        return f"{name}: failed, {entry['error']}"
+    before, after = entry["original"], entry["erased"]
+    texts = [
+        f"{title} {_value(before[key], factor)} -> {_value(after[key], factor)}{unit}"
+        for title, key, factor, unit in (("FA", "fa", 100, " %"), ("RA", "ra", 100, " %"), ("FID", "fid", 1, ""))
+    ]
+    return f"{name}: {', '.join(texts)}, {entry['seconds'].get('total', 0):.0f} s"
+
+
+def _value(value: float | None, factor: int) -> str:
+    return "-" if value is None else f"{factor * value:.{1 if factor == 100 else 2}f}"
+
+
+def _say(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)
