@@ -227,6 +227,12 @@ def test_a_run_draws_both_models_in_its_precision_and_the_next_run_in_another(pl
     assert drawn["auto"] == drawn["fp32"]  # on a CPU
 
 
+def test_what_is_kept_in_the_cache_is_kept_for_its_precision(plain):
+    """The key of the Fisher diagonals is in their name."""
+    names = {p: [path.name for path in (plain(p, precision=p) / "precomputed").iterdir()] for p in ("fp32", "bf16")}
+    assert len({*names["fp32"], *names["bf16"]}) == 2
+
+
 def test_a_run_in_mixed_precision_saves_a_model_that_is_out_of_it_again(plain, monkeypatch):
     saved = []
     monkeypatch.setattr("erase.unlearning.save_model", lambda model, folder: saved.append(model))
