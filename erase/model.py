@@ -251,6 +251,8 @@ def save_model(model: Model, path: str | Path) -> None:
         source = model.folder
         if source is not None and (source / "classifier").is_dir():
             shutil.copytree(source / "classifier", folder / "classifier")
+        if source is not None and (source / "reference.safetensors").is_file():
+            shutil.copy(source / "reference.safetensors", folder)
         if model.pack is not None:
             write_json(folder / "erase.json", model.pack)
         if model.card:

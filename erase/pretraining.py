@@ -40,6 +40,7 @@ from .model import Model, load_model, new_transformer, new_vae, weights_key, wri
 from .optim import Shared
 from .precision import restore_forward
 from .recipe import check_data, check_recipe
+from .reference import reference_of, write_reference
 from .sampling import sample_folder
 from .scoring import read_folder, score_reading
 from .task import DiffusionTask
@@ -212,6 +213,8 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
     with replacing_folder(output) as folder:
         write_pipeline(model, folder)
         save_instrument(instrument, folder / "classifier", kept)
+        everything = instrument.read(images.batches(range(len(images)))).features
+        write_reference(reference_of(everything, images.labels), folder)
         write_json(folder / "erase.json", about)
     shutil.rmtree(work, ignore_errors=True)
     return about

@@ -236,7 +236,7 @@ def prepare(
             yield stream.batch(step).to(accelerator.device)
 
     def make() -> dict[str, torch.Tensor]:
-        replay = partial(replay_set, model, config.sample)
+        replay = partial(replay_set, model, config.sample, precision=config.runtime.precision)
         return method.precompute(Beforehand(model.transformer, batches, replay))
 
     tensors: dict[str, torch.Tensor] = {}
@@ -244,7 +244,8 @@ def prepare(
         options = {name: getattr(config.method, name) for name in method.precomputed_from}
         shaped = [] if method.per_model else [sorted(forget), seed]
         protocol = as_mapping(config.sample) if method.per_model else {}
-        key = digest(method.name, options, shaped, protocol, model.key(), data_key, model.device.type)
+        arithmetic = (model.device.type, chosen(config.runtime.precision, model.device))
+        key = digest(method.name, options, shaped, protocol, model.key(), data_key, *arithmetic)
         kept = cache_folder("precomputed") / f"{method.name}-{key}.safetensors"
         tensors = once(kept, make)
         link(kept, output / "precomputed" / f"{method.name}-{key[:8]}.safetensors")
@@ -253,7 +254,7 @@ def prepare(
     return method
 
 
-def replay_set(model: Model, sample: SampleConfig, per_class: int) -> LatentSet:
+def replay_set(model: Model, sample: SampleConfig, per_class: int, precision: str = "auto") -> LatentSet:
     """Latents that the model draws of each of its classes, from seeds that no evaluation uses."""
     if model.vae is None:
         raise UserError("the model has no VAE; give one with model.vae=FOLDER")
@@ -263,8 +264,8 @@ def replay_set(model: Model, sample: SampleConfig, per_class: int) -> LatentSet:
     with tqdm(total=len(labels), desc="sample replay", unit="image") as bar:
         for start in range(0, len(labels), sample.block):
             part = slice(start, start + sample.block)
-            scale, steps = sample.guidance_scale, sample.steps
-            parts.append(sample_latents(model, labels[part].tolist(), seeds[part], scale, steps, sample.sampler).cpu())
+            how = (sample.guidance_scale, sample.steps, sample.sampler, precision)
+            parts.append(sample_latents(model, labels[part].tolist(), seeds[part], *how).cpu())
             bar.update(len(parts[-1]))
     return fixed_latents(torch.cat(parts), labels, float(model.vae.config.scaling_factor))
 
@@ -273,7 +274,8 @@ def unlearn(
     config: ResolvedConfig, model: Model, method: Method, split: Split, accelerator: Accelerator, output: Path, key: str
 ) -> None:
     """Trains the transformer in place; or takes the weights that the same training left in the cache."""
-    kept = cache_folder("weights") / f"{method.name}-{key}.safetensors"
+    arithmetic = (model.device.type, chosen(config.runtime.precision, model.device))
+    kept = cache_folder("weights") / f"{method.name}-{digest(key, *arithmetic)}.safetensors"
     if method.keeps_weights and kept.is_file():
         with torch.no_grad():
             for name, value in read_tensors(kept).items():

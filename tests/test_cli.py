@@ -111,7 +111,7 @@ def test_methods_are_listed(call):
     assert code == 0
     rows = {row["method"]: row for row in json.loads(out)}
     assert rows.keys() == METHODS.keys()
-    assert rows["sfron"]["policies"] == {"shared": None, "dual": None}
+    assert rows["sfron"]["policies"] == {"shared": None, "dual": None, "dual_plus": None}
     code, out, _ = call("methods")
     assert code == 0
     assert all(name in out for name in METHODS)

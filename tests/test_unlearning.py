@@ -1,6 +1,7 @@
 """Parts of the main flow that need no trained model."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -46,19 +47,28 @@ class Counting(Method):
     """Records the sizes of the batches it was given."""
 
     name = "counting"
+    precomputed_from = ("samples",)
+    made: ClassVar[list[int]] = []
 
     def precompute(self, beforehand):
+        self.made.append(self.options.samples)
         batches = list(beforehand.batches("forget", self.options.samples))
         return {"sizes": torch.tensor([len(batch) for batch in batches])}
 
-    def start(self, precomputed, parameters):
+    def start(self, precomputed, parameters, seed=0):
         self.started = precomputed
         assert len(parameters) > 10
 
 
-def prepared(monkeypatch, output, samples=10, method=Counting):
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("ERASE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    Counting.made.clear()
+
+
+def prepared(monkeypatch, output, samples=10, method=Counting, seed=0):
     monkeypatch.setitem(METHODS, "counting", method)
-    settings = dataclasses.replace(config(), method=CountingOptions("counting", samples))
+    settings = dataclasses.replace(config(seed=seed), method=CountingOptions("counting", samples))
     accelerator = make_accelerator(RuntimeConfig(device="cpu"))
     made = prepare(settings, make_model(), make_split(), [1], accelerator, output, "key")
     assert made.task.forget == [1]
@@ -74,9 +84,14 @@ def test_what_is_computed_beforehand_sees_at_least_the_samples_asked_for(monkeyp
 
 
 def test_what_was_computed_beforehand_is_kept(monkeypatch, tmp_path):
-    first, again = (prepared(monkeypatch, tmp_path, samples) for samples in (10, 20))
-    assert torch.equal(first["sizes"], again["sizes"])
-    assert [path.name for path in (tmp_path / "precomputed").iterdir()] == ["counting-key.safetensors"]
+    """By whatever run that differs in nothing that matters to it, and in each run's own folder."""
+    for run_folder in ("a", "b"):
+        assert prepared(monkeypatch, tmp_path / run_folder)["sizes"].tolist() == [10]
+        assert len(list((tmp_path / run_folder / "precomputed").iterdir())) == 1
+    assert Counting.made == [10]
+    prepared(monkeypatch, tmp_path / "c", samples=20)
+    prepared(monkeypatch, tmp_path / "d", seed=1)
+    assert Counting.made == [10, 20, 10]
 
 
 def test_an_inherited_computation_is_made_too(monkeypatch, tmp_path):
@@ -225,6 +240,12 @@ def test_a_run_draws_both_models_in_its_precision_and_the_next_run_in_another(pl
         assert images_of(samples / "erased") == drawn[precision]
     assert drawn["fp32"] != drawn["bf16"]
     assert drawn["auto"] == drawn["fp32"]  # on a CPU
+
+
+def test_what_is_kept_in_the_cache_is_kept_for_its_precision(plain):
+    """The key of the Fisher diagonals is in their name."""
+    names = {p: [path.name for path in (plain(p, precision=p) / "precomputed").iterdir()] for p in ("fp32", "bf16")}
+    assert len({*names["fp32"], *names["bf16"]}) == 2
 
 
 def test_a_run_in_mixed_precision_saves_a_model_that_is_out_of_it_again(plain, monkeypatch):

@@ -4,13 +4,17 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import erase
+from erase.classifier import load_instrument
 from erase.config import merge, parse_words
+from erase.data.images import load_images
 from erase.data.latents import Batch, LatentStream
 from erase.presets import resolve_pretrain
+from erase.reference import read_reference
 
 from .conftest import quick as command
 
@@ -38,10 +42,15 @@ def test_a_pack_from_a_folder_runs_and_forgets(pictures: Path, tmp_path: Path) -
     assert model.pack["data"]["source"] == str(pictures.resolve())
     words = ("--model", "../trees", "unlearn.rounds=2", "unlearn.finish=0")
     small = ("method.fisher_samples=16", "sample.per_class=2", "sample.steps=2")
+    images = load_images(str(pictures), 32)
+    features = load_instrument(tmp_path / "trees" / "classifier").read(images.batches(range(30))).features
+    kept = read_reference(tmp_path / "trees").statistics([0, 2])
+    assert np.allclose(kept["sigma"], np.cov(features[images.labels != 1].astype(float).T), rtol=1e-6, atol=1e-12)
     (tmp_path / "elsewhere").mkdir()
     done = command("run", "-f", "birch", *words, *small, "-o", "../run", cwd=tmp_path / "elsewhere")
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((tmp_path / "run" / "results.json").read_text())["forget"] == [{"index": 1, "name": "birch"}]
+    assert np.array_equal(read_reference(tmp_path / "run" / "model").outer, read_reference(tmp_path / "trees").outer)
 
 
 def recipe(pictures: Path, *more: str) -> erase.PretrainConfig:
