@@ -25,7 +25,7 @@ from .config import (
     UnlearnConfig,
     VaeRecipe,
     as_mapping,
-    differences,
+    changes,
 )
 from .data.images import ImageSet, load_images
 from .data.latents import LatentStream, encode_moments
@@ -175,10 +175,11 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
     output, asked = Path(output), config.data
     if config.data != "digits":  # the pack is used from other folders too
         config = dataclasses.replace(config, data=str(Path(config.data).resolve()))
-    recipe = as_mapping(dataclasses.replace(config, runtime=RuntimeConfig()))
+    anywhere = dataclasses.replace(config, runtime=RuntimeConfig())
+    recipe = as_mapping(anywhere)
     if (output / "erase.json").is_file():
         about: dict[str, Any] = read_json(output / "erase.json")
-        different = differences(about["provenance"]["recipe"], recipe)
+        different = changes(about["provenance"]["recipe"], anywhere)
         if different:
             raise UserError(f"{output} holds a pack of another recipe; it differs in {', '.join(different)}")
         return about

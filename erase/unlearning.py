@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from .classifier import Instrument, load_instrument
-from .config import ResolvedConfig, RunConfig, SampleConfig, as_mapping, differences
+from .config import ResolvedConfig, RunConfig, SampleConfig, as_mapping, changes
 from .data.images import ImageSet, load_images
 from .data.latents import Batch, LatentSet, fixed_latents
 from .data.split import Split, encode_split
@@ -41,7 +41,7 @@ from .files import (
 from .labels import find_forget
 from .methods import Beforehand, Method, find_method
 from .metrics.fid import statistics
-from .model import Model, load_model, save_model, weights_key
+from .model import NO_VAE, Model, load_model, save_model, weights_key
 from .optim import make_policy
 from .precision import chosen, restore_forward
 from .presets import config_hash, family_of, load_yaml, output_folder, resolve, with_classes
@@ -137,8 +137,7 @@ def check_folder(output: Path, config: ResolvedConfig) -> None:
     path = output / "config.yaml"
     try:
         if path.is_file():
-            different = differences(load_yaml(path), as_mapping(config))
-            different = [key for key in different if not key.startswith("runtime")]
+            different = [key for key in changes(load_yaml(path), config) if not key.startswith("runtime")]
             if different:
                 keys = ", ".join(different)
                 raise UserError(f"{output} holds a run of another config; it differs in {keys}; give another --output")
@@ -257,14 +256,14 @@ def prepare(
 def replay_set(model: Model, sample: SampleConfig, per_class: int, precision: str = "auto") -> LatentSet:
     """Latents that the model draws of each of its classes, from seeds that no evaluation uses."""
     if model.vae is None:
-        raise UserError("the model has no VAE; give one with model.vae=FOLDER")
+        raise UserError(NO_VAE)
     labels = np.repeat(np.array(model.classes), per_class)
     seeds = [image_seed(sample.seed, label, -1 - number) for label in model.classes for number in range(per_class)]
     parts = []
     with tqdm(total=len(labels), desc="sample replay", unit="image") as bar:
         for start in range(0, len(labels), sample.block):
             part = slice(start, start + sample.block)
-            how = (sample.guidance_scale, sample.steps, sample.sampler, precision)
+            how = (sample.guidance_scale, sample.steps, sample.sampler, precision, sample.guidance_channels)
             parts.append(sample_latents(model, labels[part].tolist(), seeds[part], *how).cpu())
             bar.update(len(parts[-1]))
     return fixed_latents(torch.cat(parts), labels, float(model.vae.config.scaling_factor))
