@@ -10,14 +10,14 @@ from typing import Any
 import yaml
 
 from .config import ResolvedConfig, RunConfig, as_mapping
-from .errors import NoModelError
+from .errors import NoModelError, UserError
 from .files import read_json
+from .imagenet import class_names
 from .labels import find_forget
-from .model import find_source, read_labels
 from .presets import output_folder, resolve, with_classes
+from .sources import HUB, find_source, find_vae, missing_weights, read_labels
 
 STAND_IN = "digits"
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")  # or shards with an index
 
 
 def dry_run(request: RunConfig, words: Mapping[str, Any], as_json: bool) -> str:
@@ -25,18 +25,21 @@ def dry_run(request: RunConfig, words: Mapping[str, Any], as_json: bool) -> str:
     missing: list[str] = []
     forget: list[int] = []
     try:
-        config = resolve(request, words)
+        config = resolve(request, words, download=False)
     except NoModelError:
         config = resolve(request, words, STAND_IN)
         missing.append(f"preset: the model's family is not known yet; shown over the one of {STAND_IN}")
+    labels: dict[int, str] = class_names() if config.model.source in HUB else {}
     try:
-        root = find_source(config.model.source)
+        root = find_source(config.model.source, download=False)
         missing += _missing(root, config)
-        if any((root / name).is_file() for name in ("erase.json", "transformer/config.json")):
-            forget = find_forget(config.forget, read_labels(root))
-            config = with_classes(config, forget)
+        if root.is_file() or any((root / name).is_file() for name in ("erase.json", "transformer/config.json")):
+            labels = read_labels(root)
     except NoModelError as error:
         missing.append(str(error))
+    if labels:
+        forget = find_forget(config.forget, labels)
+        config = with_classes(config, forget)
     output = output_folder(request, config, forget)
     if as_json:
         return json.dumps({"config": as_mapping(config), "output": str(output), "missing": missing}, indent=2)
@@ -46,10 +49,20 @@ def dry_run(request: RunConfig, words: Mapping[str, Any], as_json: bool) -> str:
 
 
 def _missing(root: Path, config: ResolvedConfig) -> list[str]:
-    found = _missing_weights("transformer", root / "transformer")
-    found += _missing_weights("VAE", Path(config.model.vae or root / "vae"))
-    wanted = [root / "classifier" / name for name in ("config.json", "model.safetensors", "gate.safetensors")]
-    found += [f"classifier: no {path}" for path in wanted if not path.is_file()]
+    found = []
+    if root.is_file() and config.model.vae is None:
+        found.append("VAE: an original checkpoint holds none; give one with model.vae=FOLDER")
+    if root.is_dir():
+        found = [f"transformer: no {path}" for path in missing_weights(root / "transformer")]
+        wanted = [root / "classifier" / name for name in ("config.json", "model.safetensors", "gate.safetensors")]
+        found += [f"classifier: no {path}" for path in wanted if not path.is_file()]
+    if config.model.vae is not None:
+        try:
+            found += [f"VAE: no {path}" for path in missing_weights(find_vae(config.model.vae, download=False))]
+        except UserError as error:
+            found.append(f"VAE: {error}")
+    elif root.is_dir():
+        found += [f"VAE: no {path}" for path in missing_weights(root / "vae")]
     pack = read_json(root / "erase.json") if (root / "erase.json").is_file() else {}
     data = config.data.source or pack.get("data", {}).get("source")
     if data is None:
@@ -57,15 +70,3 @@ def _missing(root: Path, config: ResolvedConfig) -> list[str]:
     elif data != "digits" and not Path(data).is_dir():
         found.append(f"data: no {data}")
     return found
-
-
-def _missing_weights(what: str, folder: Path) -> list[str]:
-    """Of what diffusers loads from ``folder``: its config, and one weights file or every shard that an index names."""
-    found = [] if (folder / "config.json").is_file() else [f"{what}: no {folder / 'config.json'}"]
-    if any((folder / name).is_file() for name in WEIGHTS):
-        return found
-    for index in (folder / f"{name}.index.json" for name in WEIGHTS):
-        if index.is_file():
-            shards = sorted(set(read_json(index)["weight_map"].values()))
-            return found + [f"{what}: no {folder / name}" for name in shards if not (folder / name).is_file()]
-    return [*found, f"{what}: no {folder / WEIGHTS[0]}"]

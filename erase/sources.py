@@ -13,6 +13,7 @@ from .imagenet import CLASSES, class_names
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")  # or shards with an index
 CHECKPOINTS = (".pt", ".pth", ".safetensors")
 ORIGINALS = "https://dl.fbaipublicfiles.com/DiT/models/"
+HUB = {"facebook/DiT-XL-2-256": "imagenet256", "facebook/DiT-XL-2-512": "imagenet512"}  # preset families, known offline
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -40,13 +41,13 @@ def find_source(source: str, download: bool = True) -> Path:
     raise NoModelError(f"no model at {source!r}; give a folder, a hub id, a .pt or a shipped pack ({', '.join(packs)})")
 
 
-def find_vae(source: str) -> Path:
+def find_vae(source: str, download: bool = True) -> Path:
     """The folder of a VAE: of its own, inside a pipeline folder, or of a hub id."""
     for path in (Path(source), Path(source) / "vae"):
         if (path / "config.json").is_file():
             return path
     if HUB_ID.fullmatch(source) and not Path(source).exists():
-        return hub_folder(source, "config.json", ("",))
+        return hub_folder(source, "config.json", ("",), download)
     raise UserError(f"no AutoencoderKL at {source}: config.json is missing")
 
 

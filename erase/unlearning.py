@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from .classifier import Instrument, load_instrument
 from .config import ResolvedConfig, RunConfig, SampleConfig, as_mapping, changes
+from .data.classes import folder_ids
 from .data.images import ImageSet, load_images
 from .data.latents import Batch, LatentSet, fixed_latents
 from .data.split import Split, encode_split
@@ -38,6 +39,7 @@ from .files import (
     write_tensors,
     write_text,
 )  # fmt: skip
+from .imagenet import is_imagenet
 from .labels import find_forget
 from .methods import Beforehand, Method, find_method
 from .metrics.fid import statistics
@@ -177,15 +179,14 @@ class Stage:
 def preflight(config: ResolvedConfig, model: Model) -> Stage:
     """Checks everything a run will need at its end. Raises UserError for what is missing."""
     check_runtime(config.runtime)
-    images = load_images(data_source(config, model), model.image_size, folder_classes(model))
+    source = data_source(config, model)
+    images = load_images(source, model.image_size, folder_ids(Path(source), model.labels, model.num_classes))
     if config.data.flip and images.arrays is not None:
         raise UserError("data.flip mirrors images, and a mirrored digit is no digit; leave it false")
-    for label in model.classes:
-        if not len(images.select([label], held_out=False)):
-            raise UserError(f"the data holds no image of class {label} ({model.labels[label]})")
-    if model.folder is None:
-        raise UserError("the model has no folder to take its classifier from")
+    check_classes(config, model, images)
     try:
+        if model.folder is None:
+            raise UserError("the model has no folder to take its classifier from; score.allow_missing=true scores none")
         instrument = load_instrument(model.folder / "classifier")
     except UserError as error:
         if not config.score.allow_missing:
@@ -202,9 +203,15 @@ def data_source(config: ResolvedConfig, model: Model) -> str:
     return str(source)
 
 
-def folder_classes(model: Model) -> dict[str, int]:
-    """Sub-folder names to class ids, for a data folder."""
-    return {name: label for label, name in model.labels.items()}
+def check_classes(config: ResolvedConfig, model: Model, images: ImageSet) -> None:
+    """Raises UserError for a class without images. Of ImageNet's, only the forgotten and one more must have some."""
+    present = set(images.labels[~images.held_out].tolist())
+    forget = find_forget(config.forget, model.labels)
+    for label in forget if is_imagenet(model.labels) else model.classes:
+        if label not in present:
+            raise UserError(f"the data holds no image of class {label} ({model.labels[label]})")
+    if not present - set(forget):
+        raise UserError("the data holds images of the forgotten classes alone; at least one other is needed")
 
 
 def prepare(
