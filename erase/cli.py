@@ -69,9 +69,9 @@ def cli() -> None:
 def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option(
-            "--forget", "-f", multiple=True, metavar="CLASS", help="Class to forget, by index or name; repeatable."
+            "--forget", "-f", multiple=True, metavar="CLASS", help="Class to forget: index, name or wnid; repeatable."
         ),
-        click.option("--model", metavar="SRC", help="Shipped pack or pipeline folder.  [default: digits]"),
+        click.option("--model", metavar="SRC", help="Pack, pipeline folder, hub id or .pt.  [default: digits]"),
         click.option("--data", metavar="digits|DIR", help="Images, one sub-folder a class.  [default: the pack's own]"),
         click.option("--preset", metavar="NAME", help="Shipped preset.  [default: MODEL/METHOD-POLICY]"),
         click.option("--config", metavar="FILE", help="A YAML file in the preset's place."),
@@ -159,6 +159,32 @@ def pretrain(
 
     about = make(resolved, output)
     click.echo(json.dumps(about, indent=2) if as_json else f"\n{output}: {_line(about['provenance']['scores'])}")
+
+
+@cli.command()
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST")
+@click.option("--vae", metavar="DIR", help="Folder or hub id of the VAE to put in.")
+@click.option("--num-heads", type=click.IntRange(1), help="Head count of a .pt.  [default: that of S, B, L, XL]")
+@click.option("--allow-difference", is_flag=True, help="Write a .pt that the original code draws differently from.")
+@AS_JSON
+@DEBUG
+def convert(source: str, target: str, as_json: bool, debug: bool, **asked: Any) -> None:
+    """Convert between the original DiT's checkpoints (.pt) and diffusers folders.
+
+    \b
+    erase convert DiT-XL-2-256x256.pt dit-xl-2-256 --vae stabilityai/sd-vae-ft-ema
+    erase convert runs/mine/model erased.pt
+    """
+    from .convert import convert as make
+
+    about = make(source, target, **asked)
+    if as_json:
+        click.echo(json.dumps(about, indent=2))
+        return
+    click.echo(f"{target}: {about['layout']} layout, {about['parameters']:,} parameters, weights {about['weights']}")
+    for note in about["notes"]:
+        click.echo(f"note: {note}", err=True)
 
 
 def _line(values: dict[str, Any]) -> str:

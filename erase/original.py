@@ -73,7 +73,10 @@ def config_of(tensors: Mapping[str, torch.Tensor], num_heads: int | None = None)
         raise UserError(f"the checkpoint fits no DiT: MLPs of {hidden} for a width of {width}, {places} places")
     heads = num_heads or HEADS.get(width)
     if heads is None:
-        raise UserError(f"a width of {width} is none of S, B, L, XL; give its head count with model.num_heads=N")
+        raise UserError(
+            f"a width of {width} is none of S, B, L, XL; give its head count with model.num_heads=N "
+            "(erase convert: --num-heads N)"
+        )
     if width % heads:
         raise UserError(f"num_heads={heads} does not divide the width of {width}")
     depth = 1 + max(int(found[1]) for name in tensors if (found := re.match(r"blocks\.(\d+)\.", name)))

@@ -26,6 +26,7 @@ from .data.images import ImageSet, load_images
 from .data.latents import Batch, LatentSet, fixed_latents
 from .data.split import Split, encode_split
 from .diffusion import Schedule
+from .dit import time_shift
 from .errors import UserError
 from .files import (
     cache_folder,
@@ -43,7 +44,7 @@ from .imagenet import is_imagenet
 from .labels import find_forget
 from .methods import Beforehand, Method, find_method
 from .metrics.fid import statistics
-from .model import NO_VAE, Model, load_model, save_model, weights_key
+from .model import NO_VAE, ORIGINAL_NOTE, Model, load_model, save_model, weights_key
 from .optim import make_policy
 from .precision import chosen, restore_forward
 from .presets import config_hash, family_of, load_yaml, output_folder, resolve, with_classes
@@ -82,6 +83,7 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
     stage = preflight(config, model)
     claim_folder(output, config, space_needed(config, model))
     seconds: dict[str, float] = {}
+    before = weights_key(model.transformer)
     accelerator = make_accelerator(config.runtime, output)
     model.to(accelerator.device)
     if config.runtime.tracker:
@@ -115,7 +117,8 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
     origin = {key: value for key, value in about.get("provenance", {}).items() if key != "scores"}
     forgotten = [*about.get("forgotten", []), *({**entry, **by} for entry in results["forget"])]
     model.pack = {**about, "forgotten": forgotten, "provenance": origin}
-    model.card = model_card(results, weights_key(model.transformer))
+    note = "" if time_shift(model.transformer) else ORIGINAL_NOTE
+    model.card = model_card(results, weights_key(model.transformer), before, about.get("forgotten", []), note)
     save_model(model, output / "model")
     seconds["total"] = time.monotonic() - started
     results["seconds"] = {key: round(value, 2) for key, value in seconds.items()}
@@ -355,6 +358,7 @@ def score(
         "samples": {"forget": len(forget) * sample.per_class, "retain_total": len(retain) * sample.per_class},
         "sample_seed": sample.seed,
         "guidance_scale": sample.guidance_scale,
+        "guidance_channels": sample.guidance_channels,
         "sampler": sample.sampler,
         "steps": sample.steps,
     }

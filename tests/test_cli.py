@@ -35,7 +35,7 @@ def test_importing_erase_and_its_command_does_not_import_torch():
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["pretrain"], ["methods"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["pretrain"], ["methods"], ["convert"]])
 def test_help_does_not_import_torch(command):
     code = (
         "import sys; sys.argv = ['erase', *sys.argv[1:]]; from erase.cli import main\n"
@@ -360,7 +360,7 @@ def test_debug_shows_the_traceback(monkeypatch, error):
         raise error("here")
 
     monkeypatch.setattr("erase.methods.matrix", fail)
-    monkeypatch.setattr("erase.dryrun.resolve", lambda *_: fail())
+    monkeypatch.setattr("erase.dryrun.resolve", lambda *_, **__: fail())
     monkeypatch.setattr(sys, "argv", ["erase", "run", "--forget", "1", "--dry-run", "--debug"])
     handler = signal.getsignal(signal.SIGTERM)
     try:
