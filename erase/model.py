@@ -163,11 +163,17 @@ def _from_pretrained(cls: Any, path: Path) -> Any:
         raise UserError(f"no {cls.__name__} at {path}: config.json is missing")
     from diffusers.utils import logging
 
+    safe = any(path.glob("*.safetensors*")) or not any(path.glob("*.bin*"))
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it warns of TIME_KEY and of the older layout's config, which we know
     try:
         module, info = cls.from_pretrained(
-            path, torch_dtype=torch.float32, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+            path,
+            torch_dtype=torch.float32,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+            use_safetensors=safe,
         )
     except Exception as error:  # diffusers, safetensors and torch each raise their own kinds
         raise UserError(f"cannot load {path}: {' '.join(str(error).split()) or type(error).__name__}") from None

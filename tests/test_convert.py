@@ -127,7 +127,9 @@ def test_the_command_prints_a_line_or_json_and_notes_go_to_stderr(call, tmp_path
     )
     code, out, err = call(CHECKPOINT, tmp_path / "b", "--num-heads", 2)
     assert code == 0
-    assert out == f"{tmp_path / 'b'}: diffusers layout, {about['parameters']:,} parameters, weights {about['weights']}\n"
+    assert (
+        out == f"{tmp_path / 'b'}: diffusers layout, {about['parameters']:,} parameters, weights {about['weights']}\n"
+    )
     assert [line[:6] for line in err.splitlines()] == ["note: "] * 2
 
 
