@@ -63,7 +63,7 @@ def names_of(labels: Mapping[int, str]) -> dict[str, list[int]]:
     for label, name in labels.items():
         names = {name, *(part.strip() for part in name.split(","))}
         if imagenet:
-            names |= {wnids()[label], *synonyms()[label]}
+            names |= {wnids()[label], *synonyms()[label], ", ".join(synonyms()[label])}
         for each in {name.casefold() for name in names}:
             found.setdefault(each, []).append(label)
     return found

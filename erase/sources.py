@@ -71,10 +71,11 @@ def hub_folder(repo: str, first: str, parts: Sequence[str], download: bool = Tru
         except Exception as error:  # the hub's, httpx's and requests' own kinds
             text = " ".join(str(error).split())
             why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{type(error).__name__}: {text[:160]}"
+    files = ", ".join(dict.fromkeys(missing))
     raise NoModelError(
         f"no model at {repo!r}: no such folder, and the hub's cache at {constants.HF_HUB_CACHE} lacks it ({why}); "
-        f"fetch {', '.join(dict.fromkeys(missing))} (weights as .safetensors or .bin) from https://huggingface.co/{repo} into a "
-        "folder with the same sub-folders and give that folder"
+        f"fetch {files} (weights as .safetensors or .bin) from https://huggingface.co/{repo} into a folder with the "
+        "same sub-folders and give that folder"
     )
 
 

@@ -87,7 +87,7 @@ def test_nothing_is_overwritten(tmp_path, kind):
     with pytest.raises(UserError, match=r"there\.pt is there already"):
         convert(CHECKPOINT, str(target), num_heads=2)
     assert held.read_text() == "mine"
-    with pytest.raises(UserError, match="give a folder, or a file ending in .pt"):
+    with pytest.raises(UserError, match="give a folder, or a file ending"):
         convert(CHECKPOINT, str(tmp_path / "x.safetensors"), num_heads=2)
 
 

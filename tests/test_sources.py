@@ -272,5 +272,5 @@ def test_missing_weights_are_none_for_a_whole_folder(tmp_path):
 def test_num_heads_that_contradict_a_folder_are_refused(tmp_path):
     pipeline(tmp_path, 12)
     assert erase.load_model(str(tmp_path), num_heads=2).num_classes == 12
-    with pytest.raises(UserError, match="num_heads=4, but .* records 2"):
+    with pytest.raises(UserError, match=r"num_heads=4, but .* records 2"):
         erase.load_model(str(tmp_path), num_heads=4)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..imagenet import is_imagenet
+from ..imagenet import is_imagenet, wnids
 from ..labels import names_of
 
 
@@ -25,7 +25,8 @@ def folder_ids(root: Path, labels: Mapping[int, str], slots: int) -> dict[str, i
     found = sorted(path.name for path in root.iterdir() if path.is_dir())
     if is_imagenet(labels):
         known = names_of(labels)
-        if any(name.casefold() in known for name in found):
+        named = [name for name in found if name.casefold() in known]
+        if 2 * len(named) > len(found) or set(named) & set(wnids()):  # others' data also has an "ant" or a "crane"
             return {name: _one(root / name, known.get(name.casefold(), [])) for name in found}
     elif dict(labels) != {label: str(label) for label in range(slots)} or any(name in exact for name in found):
         return exact
@@ -51,8 +52,8 @@ def _in_order(root: Path, found: Sequence[str], labels: Mapping[int, str]) -> di
         inside = next((name for name in ("train", "val") if (root / name).is_dir()), None)
         hint = f"; did you mean {root / inside}?" if inside else ""
         raise UserError(
-            f"the data folder {root} has {len(found)} sub-folders, none of a name of the model's classes; in sorted "
-            f"order they must be as many as those, {len(labels)}{hint}"
+            f"the data folder {root} has {len(found)} sub-folders, not named as the model's classes; in sorted order "
+            f"they must be as many as those, {len(labels)}{hint}"
         )
-    print(f"{root}: no sub-folder bears a name of the model's classes; taken in sorted order", file=sys.stderr)
+    print(f"{root}: the sub-folders are not named as the model's classes; taken in sorted order", file=sys.stderr)
     return dict(zip(found, sorted(labels), strict=True))
