@@ -96,9 +96,9 @@ class SelectiveAmnesia(base.Method):
         replay = fixed_latents(self.latents[torch.from_numpy(keep)], self.labels[keep], factor)
         return {"forget": surrogate, "retain": replay}
 
-    def forget_loss(self, batch: object) -> torch.Tensor:
-        loss: torch.Tensor = self.task.loss(batch).mean()
-        return loss
+    def forget_values(self, batch: Any) -> torch.Tensor:
+        values: torch.Tensor = self.task.loss(batch)
+        return values
 
     def edit_gradients(self, objective: str) -> None:
         """Adds the gradient of the penalty, 2 strength / L0 F_i (theta_i - theta0_i), to the retain objective."""
