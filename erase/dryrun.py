@@ -13,7 +13,9 @@ from .config import ResolvedConfig, RunConfig, as_mapping
 from .errors import NoModelError
 from .files import read_json
 from .labels import find_forget
+from .memory import device_memory, predict, told
 from .model import find_source, read_labels
+from .precision import chosen
 from .presets import output_folder, resolve, with_classes
 
 STAND_IN = "digits"
@@ -38,11 +40,27 @@ def dry_run(request: RunConfig, words: Mapping[str, Any], as_json: bool) -> str:
     except NoModelError as error:
         missing.append(str(error))
     output = output_folder(request, config, forget)
+    memory = _memory(config)
     if as_json:
-        return json.dumps({"config": as_mapping(config), "output": str(output), "missing": missing}, indent=2)
+        content = {"config": as_mapping(config), "output": str(output), "missing": missing, "memory": memory}
+        return json.dumps(content, indent=2)
     lines = [yaml.safe_dump(as_mapping(config), sort_keys=False).rstrip(), f"# output: {output}"]
+    if memory:
+        lines += [f"# memory: {line}" for line in told(memory, device_memory(config.runtime.device))]
     lines += [f"# missing: {line}" for line in missing] or ["# nothing is missing"]
     return "\n".join(lines)
+
+
+def _memory(config: ResolvedConfig) -> dict[str, int]:
+    """The predicted bytes by purpose; empty if the model's shape is not known."""
+    try:
+        shape = find_source(config.model.source) / "transformer" / "config.json"
+    except NoModelError:
+        return {}
+    device = "cpu" if device_memory(config.runtime.device) is None else "cuda"
+    return (
+        predict(read_json(shape), config, chosen(config.runtime.precision, device) == "bf16") if shape.is_file() else {}
+    )
 
 
 def _missing(root: Path, config: ResolvedConfig) -> list[str]:

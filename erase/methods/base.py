@@ -67,7 +67,8 @@ class Method:
 
     ``precomputed_from`` names the options on which :meth:`precompute` depends, and ``per_model`` says that neither
     classes nor seed matter to it, so that runs can share what was computed. ``keeps_weights``: the weights it ends with
-    are worth a place in the cache. ``quick`` are options under which precomputing takes a moment.
+    are worth a place in the cache. ``memory`` is what the method keeps, in fp32 copies of the weights. ``quick`` are
+    options under which precomputing takes a moment.
     """
 
     name: ClassVar[str]
@@ -79,6 +80,7 @@ class Method:
     precomputed_from: ClassVar[tuple[str, ...]] = ()
     per_model: ClassVar[bool] = False
     keeps_weights: ClassVar[bool] = False
+    memory: ClassVar[float] = 0
     quick: ClassVar[dict[str, Any]] = {}
     Options: ClassVar[type[Options]] = Options
 

@@ -45,6 +45,7 @@ class LearningToUnlearn(erasure.Erasure):
 
     name = "ltu"
     summary = "meta-gradients over support and query sets, harmonised, from a small retain subset"
+    memory = 3
     updates = ("joint",)
     Options = Options
 

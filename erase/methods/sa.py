@@ -50,6 +50,7 @@ class SelectiveAmnesia(base.Method):
     summary = "train the class on noise, hold the rest by replay and an elastic penalty"
     needs = ("samples of the model's own", "Fisher diagonal", "a copy of the original weights")
     precomputed_from = ("replay_per_class", "fisher", "fisher_samples", "fisher_images")
+    memory = 2
     per_model = True
     quick: ClassVar[dict[str, Any]] = {"replay_per_class": 2, "fisher_samples": 16, "fisher_images": 1}
     Options = Options

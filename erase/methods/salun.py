@@ -35,6 +35,7 @@ class SalUn(random_label.RandomLabel):
     name = "salun"
     summary = "another class's label, on the weights of the largest forget gradient"
     needs = ("forget images", "retain images", "saliency mask")
+    memory = 0.25
     precomputed_from = ("form", "share", "saliency_samples")
     quick: ClassVar[dict[str, Any]] = {"saliency_samples": 16}
     Options = Options

@@ -32,6 +32,7 @@ class Surgery(erasure.Erasure):
 
     name = "surgery"
     summary = "forget gradient with its conflict with the retain gradient removed"
+    memory = 1
     updates = ("joint",)
     Options = Options
 
