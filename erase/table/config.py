@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,22 +72,19 @@ def dotted(values: Section, path: str = "") -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{path}.{key}" if path else str(key)
-        result |= dotted(value, name) if isinstance(value, Mapping) else {name: value}
+        result |= dotted(value, name) if isinstance(value, Mapping) else {name: number(value)}
     return result
 
 
 def shown(values: Section) -> str:
-    """Settings as one short text; numbers such as the text 1e-4, which YAML 1.1 takes for a word, as numbers."""
-    return ", ".join(f"{key}={_shown(value)}" for key, value in dotted(values).items())
+    """Settings as one short text."""
+    texts = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in dotted(values).items()}
+    return ", ".join(f"{key}={text}" for key, text in texts.items())
 
 
-def _shown(value: Any) -> str:
-    number = as_number(value)
-    return str(value) if number is None else f"{number:g}"
-
-
-def as_number(value: Any) -> float | None:
-    try:
-        return None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return None
+def number(value: Any) -> Any:
+    """``1e-4``, which YAML 1.1 takes for a word, as the number it is; all else as it is."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from .plan import Line, Plan, golden_settings
 from .pool import Runner
 from .work import GoldenTask, do_golden
 
-TOLERANCE = 1e-3  # other summation orders move these numbers by 1e-5 or less, a changed formula by percents
+TOLERANCE = 1e-3  # another processor's instructions move these numbers by up to 2e-5, a changed formula by more
 
 
 def check_golden(store: Store, plan: Plan, runner: Runner, jobs: int, say: Callable[[str], None]) -> None:
@@ -26,9 +27,11 @@ def check_golden(store: Store, plan: Plan, runner: Runner, jobs: int, say: Calla
     if not wanted:
         return
     say(f"{len(wanted)} golden runs: do the code's numbers still hold?")
-    with tempfile.TemporaryDirectory(prefix="erase-golden-") as scratch:
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="erase-golden-"))
         tasks = [_task(line, min(plan.labels), Path(scratch)) for line in wanted.values()]
-        for task, result in runner(do_golden, tasks, jobs, 1):
+        results = stack.enter_context(contextlib.closing(runner(do_golden, tasks, jobs, 1)))
+        for task, result in results:
             before = store.golden.get(task.key)
             if "numbers" not in result:  # tells nothing about the code: it may be the disk, or a rate too high
                 say(f"{task.name}: the golden run failed, {result['error']}")

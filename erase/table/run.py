@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ def run_table(
     jobs: int | None = None,
     keep: str = "results",
     only_render: bool = False,
-    runner: Runner = processes,
+    runner: Runner | None = None,
 ) -> dict[str, Any]:
     """Runs what a table lacks and renders it; what its JSON file holds.
 
@@ -39,12 +40,12 @@ def run_table(
     store = Store(folder)
     if only_render:
         return render(plan, standings(store, plan), folder, path.stem)
+    run, many = runner or processes, jobs or (1 if torch.cuda.is_available() else cores())
     with store.open():
         cache_folder()
         try:
-            many = jobs or (1 if torch.cuda.is_available() else cores())
-            check_golden(store, plan, runner, many, _say)
-            _run_cells(store, plan, runner, many, keep)
+            check_golden(store, plan, run, many, _say)
+            _run_cells(store, plan, run, many, keep)
         finally:
             content = render(plan, standings(store, plan), folder, path.stem)
     return content
@@ -56,8 +57,11 @@ def _run_cells(store: Store, plan: Plan, runner: Runner, jobs: int, keep: str) -
     jobs = max(1, min(jobs, len(due)))
     threads = max(1, cores() // jobs)
     tasks = [_task(store, cell, threads, keep) for cell in due.values()]
-    with tqdm(total=len(every), initial=len(every) - len(due), desc="cells", unit="cell", smoothing=0.1) as bar:
-        for task, result in runner(do_cell, tasks, jobs, threads):
+    with contextlib.ExitStack() as bars:
+        done = len(every) - len(due)
+        bar = bars.enter_context(tqdm(total=len(every), initial=done, desc="cells", unit="cell", smoothing=0.1))
+        results = bars.enter_context(contextlib.closing(runner(do_cell, tasks, jobs, threads)))
+        for task, result in results:
             entry = _entry(due[task.key], task.golden, result)
             store.add(entry)
             _say(_told(task.name, entry))
