@@ -21,6 +21,7 @@ class Task(Protocol):
 
 
 Work = Callable[[Any], dict[str, Any]]
+PATIENCE = 20.0  # seconds that a process has to end after it was told to
 Results = Generator[tuple[Any, dict[str, Any]], None, None]
 Runner = Callable[[Work, Sequence[Any], int, int], Results]
 
@@ -53,6 +54,8 @@ def processes(work: Work, tasks: Sequence[Any], jobs: int, threads: int) -> Resu
         for _, process in running.values():
             process.terminate()
         for _, process in running.values():
+            process.join(PATIENCE)
+            process.kill()
             process.join()
 
 
@@ -73,7 +76,7 @@ def attempt(work: Work, task: Any) -> dict[str, Any]:
 
 def _child(connection: Connection, work: Work, task: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, after it has heard of it
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # not its default, so that we tidy up
     threading.Thread(target=_follow_parent, daemon=True).start()
     if task.log is not None:
         task.log.parent.mkdir(parents=True, exist_ok=True)
