@@ -13,7 +13,7 @@ from erase.errors import UserError
 from erase.files import shipped
 from erase.presets import config_hash, resolve
 from erase.table import golden, work
-from erase.table.cells import Store
+from erase.table.cells import held
 from erase.table.config import load_table
 from erase.table.plan import make_plan
 from erase.table.pool import inline, processes
@@ -258,7 +258,7 @@ def test_rendering_alone_runs_nothing(table, tmp_path):
 
 def test_a_folder_is_one_table_s_while_it_runs(table, tmp_path):
     pytest.importorskip("fcntl")
-    with Store(tmp_path / "out").open(), pytest.raises(UserError, match="another table is being run"):
+    with held(tmp_path / "out"), pytest.raises(UserError, match="another table is being run"):
         table()
     table()
 

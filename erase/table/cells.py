@@ -19,6 +19,28 @@ Entry = dict[str, Any]
 SCORES = ("fa", "fa_top1", "not_an_image", "ra", "fid")
 
 
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Makes a table's folder and holds it against a second table that would run the same cells."""
+    work = folder / "cells"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        (work / ".gitignore").write_text("*\n", encoding="utf-8")
+        handle = (work / "lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot write the output folder {folder}: {error.strerror}") from None
+    with handle:
+        try:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # no such lock on Windows
+            pass
+        except OSError:
+            raise UserError(f"another table is being run in {folder}; wait for it, or use --render") from None
+        yield
+
+
 class Store:
     """The files of a table's folder. Tables that share it share cells.
 
@@ -39,26 +61,6 @@ class Store:
                 self.entries.setdefault(entry["key"], []).append(entry)
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"{self.path} line {number} is no cell; remove that line") from None
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[None]:
-        """Makes the folder and holds it against a second table that would run the same cells."""
-        try:
-            self.work.mkdir(parents=True, exist_ok=True)
-            (self.work / ".gitignore").write_text("*\n", encoding="utf-8")
-            handle = (self.work / "lock").open("w")
-        except OSError as error:
-            raise UserError(f"cannot write the output folder {self.folder}: {error.strerror}") from None
-        with handle:
-            try:
-                import fcntl
-
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except ImportError:  # no such lock on Windows
-                pass
-            except OSError:
-                raise UserError(f"another table is being run in {self.folder}; wait for it, or use --render") from None
-            yield
 
     def state(self, line: Line, cell: Cell) -> tuple[str, Entry | None]:
         """``done``, ``failed``, ``stale`` or ``missing``, and the entry that says so."""

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from ..config import merge
 from ..files import cache_folder
-from .cells import Entry, Standing, Store, standings
-from .config import find_table, load_table
+from .cells import Entry, Standing, Store, held, standings
+from .config import dotted, find_table, load_table
 from .golden import check_golden
 from .plan import Plan, make_plan
 from .pool import Runner, cores, processes
@@ -37,12 +37,12 @@ def run_table(
     """
     path, folder = find_table(config), Path(output)
     plan = make_plan(load_table(path))
-    store = Store(folder)
     if only_render:
-        return render(plan, standings(store, plan), folder, path.stem)
+        return render(plan, standings(Store(folder), plan), folder, path.stem)
     run, many = runner or processes, jobs or (1 if torch.cuda.is_available() else cores())
-    with store.open():
-        cache_folder()
+    with held(folder):
+        cache_folder()  # refused here rather than in every cell
+        store = Store(folder)
         try:
             check_golden(store, plan, run, many, _say)
             _run_cells(store, plan, run, many, keep)
@@ -85,7 +85,7 @@ def _entry(cell: Standing, golden: str, result: Mapping[str, Any]) -> Entry:
         "method": line.method,
         "optimizer": line.policy,
     }
-    about |= {"trial": dict(line.trial), "forget": list(cell.cell.forget), "seed": cell.cell.seed}
+    about |= {"trial": dotted(line.trial), "forget": list(cell.cell.forget), "seed": cell.cell.seed}
     measured = dict.fromkeys(("original", "erased", "seconds", "peak_memory", "error", "versions"))
     return {**about, **measured, **result}
 
