@@ -331,6 +331,15 @@ class TestGolden:
         table(third)
         assert (third.golden, third.cells) == ([], []), "what was compared once is trusted"
 
+    def test_code_that_is_taken_back_makes_its_cells_valid_again(self, table, code):
+        runs = []
+        for name, loss in (("a", 0.5), ("b", 0.6), ("c", 0.5)):
+            code(name)
+            runner = Stub(numbers={"loss": loss})
+            table(runner)
+            runs.append(len(runner.cells))
+        assert runs == [4, 4, 0]
+
     def test_small_changes_do_not_add_up(self, table, code):
         for number in range(4):
             code(str(number))

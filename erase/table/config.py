@@ -1,4 +1,18 @@
-"""What a table is: the YAML file as typed sections."""
+"""What a table is: the YAML file as typed sections.
+
+A table of kind ``compare`` shows its rows side by side; ``search`` tries settings in each row and chooses the best;
+``sensitivity`` draws FA and FID against one setting. For example::
+
+    title: Forget rates
+    kind: search
+    classes: [5, [3, 8]]      # each item is one run's: a class, or classes forgotten together
+    seeds: [0, 1]
+    set: {sample.per_class: 30}
+    rows:
+      - {method: sfron, policies: [shared, dual]}
+      - {name: "SFRon, gamma 1", method: sfron, optimizer: dual, set: {method.gamma: 1.0}}
+    trials: [{unlearn.forget.lr: 1e-4}, {unlearn.forget.lr: 1e-3}]
+"""
 
 from __future__ import annotations
 

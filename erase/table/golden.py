@@ -57,10 +57,10 @@ def _judge(
         store.golden[task.key] = {**before, "digest": made_by}  # the first numbers stay, so that no drift adds up
         return
     store.golden[task.key] = {"digest": made_by, "hash": digest(numbers), "numbers": numbers}
-    cells = {cell.key for line in plan.lines if line.golden == task.key for cell in line.cells}
-    count = len(cells & store.entries.keys())
-    if change:
-        say(f"{task.name}: the code gives other numbers now ({change}); {count} cells are stale and run again")
+    lines = [line for line in plan.lines if line.golden == task.key]
+    stale = {cell.key for line in lines for cell in line.cells if store.state(line, cell)[0] == "stale"}
+    if stale:
+        say(f"{task.name}: the code gives other numbers now ({change}); {len(stale)} cells are stale and run again")
 
 
 def _task(line: Line, label: int, scratch: Path) -> GoldenTask:
