@@ -58,7 +58,9 @@ def test_a_seed_that_lacks_a_class_does_not_move_the_average_over_classes(table)
         lost = (task.request.forget, task.request.seed) == ([0], 2)
         return {"error": "lost"} if lost else by_class_and_seed(task)
 
-    row = table(outcome)[0]["rows"][1]
+    content, text = table(outcome)
+    row = content["rows"][1]
+    assert lines_of(text, "| sfron | dual |")[0].endswith("| 5 of 6 | 2 |"), "two whole seeds"
     assert row["over_classes"]["fa"] == pytest.approx({"mean": 0.055, "std": 0.00707107, "n": 2})
     assert row["counts"]["done"] == 5
 
@@ -120,7 +122,7 @@ def test_time_is_of_unlearning_alone_and_memory_of_the_largest(table):
 
     content, text = table(outcome)
     assert (content["rows"][1]["seconds"], content["rows"][1]["peak_memory"]) == (31.0, 3 * 2**30)
-    assert "| 31 | 3.00 GiB | 6 of 6 |" in text
+    assert "| 31 | 3.00 GiB | 6 of 6 | 3 |" in text
 
 
 def test_scores_that_are_missing_are_dashes(table):
