@@ -17,6 +17,7 @@ from .files import digest, read_json, read_tensors, write_json, write_tensors
 
 NEIGHBOURS = 3
 GATE_POOL = 2
+GROUPS = 8
 EXACT = "donot_use_mm_for_euclid_dist"  # the other algorithm depends on the batch size
 
 
@@ -33,13 +34,13 @@ class Classifier(nn.Module):
     def __init__(self, classes: int, width: int = 32, features: int = 64) -> None:
         super().__init__()
         self.settings = {"classes": classes, "width": width, "features": features}
-        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.GroupNorm(8, width), nn.SiLU())
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.GroupNorm(GROUPS, width), nn.SiLU())
         self.middle = nn.Sequential(
-            nn.Conv2d(width, 2 * width, 3, 2, 1), nn.GroupNorm(8, 2 * width), nn.SiLU(),
-            nn.Conv2d(2 * width, 2 * width, 3, 1, 1), nn.GroupNorm(8, 2 * width), nn.SiLU(),
+            nn.Conv2d(width, 2 * width, 3, 2, 1), nn.GroupNorm(GROUPS, 2 * width), nn.SiLU(),
+            nn.Conv2d(2 * width, 2 * width, 3, 1, 1), nn.GroupNorm(GROUPS, 2 * width), nn.SiLU(),
         )  # fmt: skip
         self.top = nn.Sequential(
-            nn.Conv2d(2 * width, 3 * width, 3, 2, 1), nn.GroupNorm(8, 3 * width), nn.SiLU(),
+            nn.Conv2d(2 * width, 3 * width, 3, 2, 1), nn.GroupNorm(GROUPS, 3 * width), nn.SiLU(),
             nn.AdaptiveAvgPool2d(4), nn.Flatten(),
         )  # fmt: skip
         self.features = nn.Sequential(nn.Linear(48 * width, features), nn.SiLU())

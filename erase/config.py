@@ -18,6 +18,7 @@ import yaml
 from .errors import UserError, nearest
 
 Section = Mapping[str, Any]
+SHORT = {"model": "source", "data": "source", "method": "name", "optimizer": "policy"}  # a plain value's key
 
 
 def setting(
@@ -60,10 +61,21 @@ class OptimizerSide:
 
 
 @dataclass(frozen=True)
+class BaseMoments:
+    beta1: float = setting(0.9, "decay of the common first moment", low=0.0, high=1.0)
+    beta2: float = setting(0.999, "decay of the common second moment", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
-    policy: str = setting("dual", "shared: one state for both objectives; dual: a state of its own for each")
+    policy: str = setting(
+        "dual",
+        "shared: one state for both objectives; dual: a state of its own for each; dual_plus: a common base and a "
+        "delta for each",
+    )
     forget: OptimizerSide = setting(OptimizerSide, "the forget objective's optimizer (unused under shared)")
     retain: OptimizerSide = setting(OptimizerSide, "the retain objective's optimizer (under shared: of both)")
+    base: BaseMoments = setting(BaseMoments, "dual_plus: the moments that both objectives feed")
 
 
 @dataclass(frozen=True)
@@ -80,8 +92,17 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class UnlearnConfig:
+    update: str | None = setting(
+        None,
+        "alternating: forget steps, then retain steps; joint: one step with both gradients taken at the same weights "
+        "(under shared their weighted sum, with the forget side's learning rate and clip); default: the method's",
+        choices=("alternating", "joint"),
+    )
     rounds: int = setting(100, "rounds of forget steps followed by retain steps", low=0)
     finish: int = setting(0, "rounds of retain steps alone, after the others", low=0)
+    average: float | None = setting(
+        None, "keep a running average of the weights with this decay, and end with it", low=0.0, high=0.9999999
+    )
     label_dropout: float = setting(0.1, "share of retain labels replaced by null; forget labels never are", 0.0, 1.0)
     forget: ObjectiveConfig = setting(ObjectiveConfig, "the forget objective")
     retain: ObjectiveConfig = setting(ObjectiveConfig, "the retain objective")
@@ -109,6 +130,10 @@ class RuntimeConfig:
     precision: str = setting(
         "auto", "auto is bf16 autocast on a GPU and fp32 elsewhere", choices=("auto", "fp32", "bf16")
     )
+    micro_batch: int | None = setting(
+        None, "samples that go through the model at once; a step's gradient is added up over them", low=1
+    )
+    checkpointing: bool = setting(False, "recompute each block in the backward pass: less memory, a third more time")
     threads: int | None = setting(None, "CPU threads; default: torch's own choice", low=1)
     deterministic: bool = setting(False, "bit-exact arithmetic on a GPU too, slower")
     save_every: int = setting(500, "steps between saved states", low=1)
@@ -145,7 +170,7 @@ class ResolvedConfig:
     """A run with every value filled in; ``method`` is the chosen method's own options."""
 
     forget: tuple[str, ...]
-    seed: int
+    seed: int = dataclasses.field(metadata={"text": "seed of unlearning", "low": 0})
     model: ModelConfig
     data: DataConfig
     method: Any
@@ -316,6 +341,19 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
+def changed(config: Any) -> dict[str, Any]:
+    """As :func:`as_mapping`, but only what differs from its field's default."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            below = changed(value)
+            found |= {field.name: below} if below else {}
+        elif field.default is dataclasses.MISSING or value != field.default:
+            found[field.name] = _plain(value)
+    return found
+
+
 def merge(base: Section, over: Section) -> dict[str, Any]:
     """``over`` laid on ``base``, section by section."""
     result = dict(base)
@@ -340,6 +378,10 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"the value of {word!r} is not valid YAML; put text with : or # in quotes") from None
         for part in reversed(key.strip().split(".")):
             nested = {part: nested}
+        for name in nested.keys() & result.keys() & SHORT.keys():
+            pair = nested[name], result[name]
+            if len({isinstance(value, Mapping) for value in pair}) == 2:  # method=sfron method.gamma=2, in any order
+                nested[name], result[name] = (v if isinstance(v, Mapping) else {SHORT[name]: v} for v in pair)
         result = merge(result, nested)
     return result
 

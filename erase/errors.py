@@ -5,6 +5,10 @@ class UserError(Exception):
     """Wrong use or bad input: the command line prints its one line and exits with code 2."""
 
 
+class NoModelError(UserError):
+    """There is no model at the source asked for."""
+
+
 def nearest(word: str, known: object, limit: int = 3) -> str:
     """A hint such as ``; did you mean 'sfron'?`` for a misspelt word, or the list of what is known."""
     import difflib

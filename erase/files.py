@@ -8,11 +8,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+
+SETTLED = 2_000_000_000  # ns; a younger file may change again within one tick of the file system's clock
 
 
 def shipped(kind: str) -> Path:
@@ -75,6 +78,16 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def link(source: Path, target: Path) -> None:
+    """``target`` with the content of ``source``: a hard link where the file system allows it, else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -122,6 +135,26 @@ def digest(*parts: Any) -> str:
         total.update(len(part).to_bytes(8, "little"))
         total.update(part)
     return total.hexdigest()[:16]
+
+
+def file_digests(root: Path, files: Sequence[Path]) -> list[str]:
+    """:func:`digest` of each file under ``root``; a file of known size and time of change is not read again."""
+    path = cache_folder("digests") / f"{digest(str(root.resolve()))}.json"
+    known: dict[str, Any] = {}
+    if path.is_file():
+        with contextlib.suppress(UserError):  # a damaged one is made anew
+            known = read_json(path)
+    found, settled, now = {}, {}, time.time_ns()
+    for file in files:
+        name, about = str(file.relative_to(root)), file.stat()
+        stamp = [about.st_size, about.st_mtime_ns]
+        held = known.get(name)
+        found[name] = held[2] if held and held[:2] == stamp else digest(file)
+        if now - about.st_mtime_ns > SETTLED:
+            settled[name] = [*stamp, found[name]]
+    if settled != known:
+        write_json(path, settled)
+    return list(found.values())
 
 
 def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -9,13 +9,25 @@ from .errors import UserError, nearest
 
 
 def find_class(text: str | int, labels: Mapping[int, str]) -> int:
-    """The id of a class given by index or name. Raises UserError with the nearest names if there is none."""
+    """The id of a class given by index or name. Raises UserError with the nearest names if there is none.
+
+    Text that is one class's index and another's name is refused; a number that is no text is an index.
+    """
     word = str(text).strip()
-    if re.fullmatch(r"-?[0-9]+", word):
-        if int(word) in labels:
-            return int(word)
-        raise UserError(f"class {word} is not in the model; it has {_span(labels)}")
     found = [label for label, name in labels.items() if word.casefold() in _names(name)]
+    if re.fullmatch(r"-?[0-9]+", word):
+        index = int(word)
+        other = [label for label in found if label != index]
+        if index in labels and other and isinstance(text, str):
+            name = labels[index]
+            raise UserError(
+                f"{word!r} is the index of class {index} ({name}) and the name of class {other[0]}; "
+                f"give {name!r} or {other[0]}"
+            )
+        if index in labels:
+            return index
+        if not found:
+            raise UserError(f"class {word} is not in the model; it has {_span(labels)}")
     if len(found) == 1:
         return found[0]
     if found:

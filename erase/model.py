@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .config import DitRecipe, VaeRecipe
-from .errors import UserError
+from .errors import NoModelError, UserError
 from .files import digest, read_json, replacing_folder, shipped, write_json
 
 # Every value explicit: diffusers fills absent ones differently in memory and after a save.
@@ -156,6 +156,17 @@ def new_transformer(recipe: DitRecipe, latent_channels: int, latent_size: int, s
     return transformer.eval()
 
 
+def new_like(transformer: Any, seed: int) -> Any:
+    """An untrained DiT of the same shape."""
+    old = getattr(transformer, "module", transformer).config
+    width = old.num_attention_heads * old.attention_head_dim
+    recipe = DitRecipe(
+        layers=old.num_layers, width=width, heads=old.num_attention_heads, patch=old.patch_size,
+        label_slots=old.num_embeds_ada_norm,
+    )  # fmt: skip
+    return new_transformer(recipe, old.in_channels, old.sample_size, seed)
+
+
 def new_vae(recipe: VaeRecipe, image_size: int, seed: int) -> Any:
     from diffusers import AutoencoderKL
 
@@ -182,7 +193,7 @@ def find_source(source: str) -> Path:
             return path
     if Path(source).is_dir():
         raise UserError(f"{source} holds no model_index.json; give a pack or a diffusers pipeline folder")
-    raise UserError(f"no model at {source!r}; give a folder or a shipped pack ({', '.join(packs)})")
+    raise NoModelError(f"no model at {source!r}; give a folder or a shipped pack ({', '.join(packs)})")
 
 
 def load_model(source: str = "digits", vae: str | None = None, num_heads: int | None = None) -> Model:
@@ -240,6 +251,8 @@ def save_model(model: Model, path: str | Path) -> None:
         source = model.folder
         if source is not None and (source / "classifier").is_dir():
             shutil.copytree(source / "classifier", folder / "classifier")
+        if source is not None and (source / "reference.safetensors").is_file():
+            shutil.copy(source / "reference.safetensors", folder)
         if model.pack is not None:
             write_json(folder / "erase.json", model.pack)
         if model.card:

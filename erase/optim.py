@@ -28,6 +28,7 @@ class Shared:
     """
 
     name = "shared"
+    one_state = True
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig) -> None:
         self.optimizers = {"shared": make_optimizer(config.retain, parameters)}
@@ -50,6 +51,7 @@ class Dual(Shared):
     """
 
     name = "dual"
+    one_state = False
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig) -> None:
         parameters = list(parameters)
@@ -62,7 +64,95 @@ class Dual(Shared):
         return self.optimizers[objective]
 
 
-POLICIES: dict[str, type[Shared]] = {policy.name: policy for policy in (Shared, Dual)}
+class BaseDelta(torch.optim.Optimizer):
+    """Adam with base moments that all objectives feed and a delta for each (DualOptim+, arXiv 2605.21539).
+
+    For objective k with gradient g, global count n and own count s, base moments bm, bv taken before this gradient::
+
+        m_k <- b1 m_k + (1 - b1) (g - bm)        v_k <- b2 v_k + (1 - b2) (g^2 - bv)
+        theta <- theta - lr (m_k / (1 - b1^s) + bm) / (sqrt|v_k / (1 - b2^s) + bv| + eps)
+
+    Where the objectives agree the base carries the step, where they conflict the deltas do. Six moments a weight. v_k
+    may be negative: a coordinate whose sum with bv crosses zero takes a large step, hence the absolute value.
+    """
+
+    def __init__(
+        self, parameters: Iterable[torch.nn.Parameter], sides: dict[str, OptimizerSide], base: tuple[float, float]
+    ) -> None:
+        super().__init__(list(parameters), {"lr": 0.0})
+        self.sides, self.base = sides, base
+
+    def _moments(self, name: str, parameters: list[torch.nn.Parameter]) -> tuple[list[torch.Tensor], ...]:
+        """First and second moments called ``name``, and their counter, made at zero where absent."""
+        for p in parameters:
+            for part in (f"{name}_m", f"{name}_v"):
+                if part not in self.state[p]:
+                    self.state[p][part] = torch.zeros_like(p)
+        owner = self.state[parameters[0]]
+        owner.setdefault(f"{name}_count", torch.zeros((), device=parameters[0].device))
+        first, second = ([self.state[p][f"{name}_{part}"] for p in parameters] for part in "mv")
+        return first, second, [owner[f"{name}_count"]]
+
+    @torch.no_grad()
+    def step(self, closure: Any = None, objective: str = "") -> None:  # type: ignore[override]
+        side = self.sides[objective]
+        everyone = self.param_groups[0]["params"]
+        parameters = [p for p in everyone if p.grad is not None]
+        if len(parameters) < len(everyone):  # a missing gradient is a zero one: the moments must decay alike
+            for p in everyone:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            parameters = everyone
+        lr, gradients = self.param_groups[0]["lr"], [p.grad for p in parameters]
+        squares = torch._foreach_mul(gradients, gradients)
+        base_m, base_v, (n,) = self._moments("base", parameters)
+        own_m, own_v, (s,) = self._moments(objective, parameters)
+        bm = _unbiased(base_m, self.base[0], n)
+        bv = _unbiased(base_v, self.base[1], n)
+        s += 1
+        torch._foreach_lerp_(own_m, torch._foreach_sub(gradients, bm), 1 - side.beta1)
+        torch._foreach_lerp_(own_v, torch._foreach_sub(squares, bv), 1 - side.beta2)
+        direction = torch._foreach_add(_unbiased(own_m, side.beta1, s), bm)
+        scale = torch._foreach_add(_unbiased(own_v, side.beta2, s), bv)
+        torch._foreach_abs_(scale)
+        torch._foreach_sqrt_(scale)
+        torch._foreach_add_(scale, side.eps)
+        if side.weight_decay:
+            torch._foreach_mul_(parameters, 1 - lr * side.weight_decay)
+        torch._foreach_addcdiv_(parameters, direction, scale, value=-lr)
+        n += 1
+        torch._foreach_lerp_(base_m, gradients, 1 - self.base[0])
+        torch._foreach_lerp_(base_v, squares, 1 - self.base[1])
+
+
+def _unbiased(moments: list[torch.Tensor], beta: float, count: torch.Tensor) -> list[torch.Tensor]:
+    """moments / (1 - beta^count), and zero where nothing has been counted (or beta is 1)."""
+    if beta == 1.0:
+        return [torch.zeros_like(m) for m in moments]
+    factor = torch.where(count > 0, 1 / (1 - beta ** count.double()).clamp(min=1e-300), 0.0).float()
+    return list(torch._foreach_mul(moments, factor))
+
+
+class DualPlus(Shared):
+    """A common base state and a delta state for each objective (DualOptim+): between ``shared`` and ``dual``."""
+
+    name = "dual_plus"
+    one_state = False
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig) -> None:
+        sides = {"forget": config.forget, "retain": config.retain}
+        for name, side in sides.items():
+            if side.kind != "adamw":
+                raise UserError(f"dual_plus is a form of AdamW; optimizer.{name}.kind={side.kind} does not go with it")
+        self.rule = BaseDelta(parameters, sides, (config.base.beta1, config.base.beta2))
+        self.optimizers = {"dual_plus": self.rule}
+
+    def step(self, objective: str, lr: float) -> None:
+        for group in self.rule.param_groups:
+            group["lr"] = lr
+        self.rule.step(objective=objective)
+
+
+POLICIES: dict[str, type[Shared]] = {policy.name: policy for policy in (Shared, Dual, DualPlus)}
 
 
 def make_policy(config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter]) -> Shared:

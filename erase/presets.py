@@ -9,14 +9,13 @@ from typing import Any
 
 import yaml
 
-from .config import PretrainConfig, ResolvedConfig, RunConfig, build, merge
+from .config import SHORT, PretrainConfig, ResolvedConfig, RunConfig, build, changed, merge
 from .errors import UserError, nearest
 from .files import digest, read_json, shipped
-from .methods import find_method, refusal
+from .methods import Method, find_method, refusal
 from .model import find_source
 
 SECTIONS = ("model", "data", "method", "optimizer", "unlearn", "sample", "score", "runtime")
-SHORT = {"model": "source", "data": "source", "method": "name", "optimizer": "policy"}
 
 
 def family_of(source: str) -> str:
@@ -52,8 +51,10 @@ def load_preset(name: str) -> dict[str, Any]:
     return load_yaml(root / f"{name}.yaml")
 
 
-def resolve(request: RunConfig, words: Mapping[str, Any] | None = None) -> ResolvedConfig:
+def resolve(request: RunConfig, words: Mapping[str, Any] | None = None, family: str | None = None) -> ResolvedConfig:
     """The request over its preset. ``words`` are dotted settings of the command line, already nested.
+
+    ``family``: whose preset to take, where the model itself is not to be asked.
 
     Raises UserError for an unknown preset, method, policy or key, a value of the wrong type or out of range, or a
     method that cannot run under the policy.
@@ -63,9 +64,8 @@ def resolve(request: RunConfig, words: Mapping[str, Any] | None = None) -> Resol
         value = getattr(request, section)
         if value is not None:
             asked[section] = {SHORT[section]: value} if isinstance(value, str) and section in SHORT else value
-    asked = merge(asked, words or {})
-    asked = _written_out(asked)
-    base = _written_out(_base(request, asked))
+    asked = merge(_written_out(asked), _written_out(words or {}))
+    base = _written_out(_base(request, asked, family))
     wanted = asked.get("method", {}).get("name")
     if wanted and base.get("method", {}).get("name") not in (None, wanted):
         base = {**base, "method": {"name": wanted}}  # another method's options do not carry over
@@ -84,7 +84,19 @@ def resolve(request: RunConfig, words: Mapping[str, Any] | None = None) -> Resol
     why = refusal(method, config.optimizer.policy)
     if why:
         raise UserError(why)
+    _check_update(method, config)
     return config
+
+
+def _check_update(method: type[Method], config: ResolvedConfig) -> None:
+    plan = config.unlearn
+    update = plan.update or method.updates[0]
+    if update not in method.updates:
+        raise UserError(f"{method.name} has {' or '.join(method.updates)} updates only, not unlearn.update={update}")
+    if update == "joint" and (plan.forget.steps, plan.retain.steps) != (1, 1):
+        raise UserError(
+            "a joint update takes one step a round; unlearn.forget.steps and unlearn.retain.steps must be 1"
+        )
 
 
 def _written_out(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,7 +110,7 @@ def _written_out(values: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _base(request: RunConfig, asked: Mapping[str, Any]) -> dict[str, Any]:
+def _base(request: RunConfig, asked: Mapping[str, Any], family: str | None) -> dict[str, Any]:
     """The preset's or the config file's values."""
     if request.config is not None or request.preset is not None:
         return base_values(request.preset, request.config, "")
@@ -107,7 +119,7 @@ def _base(request: RunConfig, asked: Mapping[str, Any]) -> dict[str, Any]:
     why = refusal(method, policy)
     if why:
         raise UserError(why)
-    family = family_of(str(asked.get("model", {}).get("source", "digits")))
+    family = family or family_of(str(asked.get("model", {}).get("source", "digits")))
     return load_preset(f"{family}/{method.name}-{policy}")
 
 
@@ -125,9 +137,12 @@ def resolve_pretrain(values: Mapping[str, Any]) -> PretrainConfig:
     return config
 
 
-def config_hash(values: Mapping[str, Any]) -> str:
-    """A digest of everything that may change a result: all but ``runtime``."""
-    return digest({key: value for key, value in values.items() if key != "runtime"})
+def config_hash(config: ResolvedConfig) -> str:
+    """A digest of everything that may change a result: all but ``runtime``.
+
+    Of the values that are not a field's default alone, so that a new field leaves the hashes of old runs as they are.
+    """
+    return digest({key: value for key, value in changed(config).items() if key != "runtime"})
 
 
 def output_folder(request: RunConfig, config: ResolvedConfig, forget: Sequence[int]) -> Path:

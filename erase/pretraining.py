@@ -38,6 +38,9 @@ from .methods.finetune import Finetune
 from .metrics.fid import distance, statistics
 from .model import Model, load_model, new_transformer, new_vae, weights_key, write_pipeline
 from .optim import Shared
+from .precision import restore_forward
+from .recipe import check_data, check_recipe
+from .reference import reference_of, write_reference
 from .sampling import sample_folder
 from .scoring import read_folder, score_reading
 from .task import DiffusionTask
@@ -95,9 +98,8 @@ def train_dit(
         accelerator, transformer, method, policy, {"retain": stream}, plan, state, key, None, every, recipe.ema
     )
     trainer.run("dit")
-    with torch.no_grad():
-        for name, parameter in transformer.named_parameters():
-            parameter.copy_(trainer.average[name])
+    trainer.take_average()
+    restore_forward(transformer)
     return transformer
 
 
@@ -170,7 +172,9 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
     Continues a stopped training; a finished pack of the same recipe is returned as it is. Raises UserError if the
     folder holds anything else.
     """
-    output = Path(output)
+    output, asked = Path(output), config.data
+    if config.data != "digits":  # the pack is used from other folders too
+        config = dataclasses.replace(config, data=str(Path(config.data).resolve()))
     recipe = as_mapping(dataclasses.replace(config, runtime=RuntimeConfig()))
     if (output / "erase.json").is_file():
         about: dict[str, Any] = read_json(output / "erase.json")
@@ -180,10 +184,10 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
         return about
     if output.exists():
         raise UserError(f"{output} exists and is no pack; give another --output")
-    images = load_images(config.data, config.image_size)
+    check_recipe(config)
+    images = load_images(asked, config.image_size)
     excluded = [find_class(name, images.names) for name in config.exclude]
-    if len(set(excluded)) >= len(images.names):
-        raise UserError("all classes are excluded; the DiT needs at least one")
+    check_data(config, images, excluded)
     key = digest(recipe, images.key)
     work = output.with_name(f".{output.name}.pretraining")
     make_accelerator(config.runtime)
@@ -209,6 +213,8 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
     with replacing_folder(output) as folder:
         write_pipeline(model, folder)
         save_instrument(instrument, folder / "classifier", kept)
+        everything = instrument.read(images.batches(range(len(images)))).features
+        write_reference(reference_of(everything, images.labels), folder)
         write_json(folder / "erase.json", about)
     shutil.rmtree(work, ignore_errors=True)
     return about
@@ -244,7 +250,7 @@ def score_samples(
     """RA and FID of the new model's own samples, for the record."""
     classes = [label for label in model.classes if label not in excluded]
     with tempfile.TemporaryDirectory() as folder:
-        sample_folder(model, Path(folder), config.sample, classes, "sample")
+        sample_folder(model, Path(folder), config.sample, classes, "sample", config.runtime.precision)
         reference = statistics(instrument.read(images.batches(images.select(classes))).features)
         reading = read_folder(instrument, Path(folder), classes, config.sample.per_class)
         row = score_reading(reading, classes, [], config.sample.per_class, reference, 0)

@@ -75,6 +75,73 @@ def fisher_by_loop(module: nn.Module, loss: PerSampleLoss, batches: Iterable[Any
     return {name: value / max(1, count) for name, value in total.items()}
 
 
+def fisher_summed(module: nn.Module, loss: PerSampleLoss, images: Iterable[Iterable[Any]]) -> Tensors:
+    """The diagonal for losses that are sums: the squared gradient of each image's total loss, averaged over images.
+
+    An image is an iterable of batches, the losses of all of which are summed before the square.
+    """
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
+    count = 0
+    for image in images:
+        gradient = mean_gradient(module, lambda batch: loss(batch).sum() / len(batch), image, average=False)
+        for name, value in gradient.items():
+            total[name] += value.square()
+        count += 1
+    return {name: value / max(1, count) for name, value in total.items()}
+
+
+def mean_gradient(
+    module: nn.Module, loss: Callable[[Any], torch.Tensor], batches: Iterable[Any], average: bool = True
+) -> Tensors:
+    """Gradient of the mean (or, not ``average``, the sum) over all samples; ``loss`` is a batch's mean. fp32."""
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
+    count = 0
+    for batch in batches:
+        gradients = torch.autograd.grad(loss(batch) * len(batch), list(parameters.values()), allow_unused=True)
+        for name, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                total[name] += gradient.float()
+        count += len(batch)
+    return {name: value / max(1, count) for name, value in total.items()} if average else total
+
+
+@torch.no_grad()
+def mean_loss(loss: PerSampleLoss, batches: Iterable[Any]) -> torch.Tensor:
+    """Mean of the per-sample losses over all batches, 0-dim."""
+    return torch.cat([loss(batch) for batch in batches]).mean()
+
+
+def apply_mask(masked: Iterable[tuple[torch.nn.Parameter, torch.Tensor]]) -> None:
+    """Multiplies each parameter's ``.grad`` by its mask."""
+    for parameter, mask in masked:
+        if parameter.grad is not None:
+            parameter.grad.mul_(mask)
+
+
+def top_share_mask(magnitudes: Tensors, share: float) -> Tensors:
+    """Bools that select the ``share`` of all weights with the largest magnitudes (non-negative, fp32).
+
+    Exact: round(share x weights) are selected, equal magnitudes in order of name and position. The threshold is found
+    by bisection over the bits of a float, so nothing is sorted or put together in memory.
+    """
+    bits = {name: value.float().contiguous().view(torch.int32) for name, value in magnitudes.items()}
+    wanted = round(share * sum(value.numel() for value in bits.values()))
+    low, high = -1, 0x7F800000  # the threshold: fewer than `wanted` are above `high`, as many or more above `low`
+    while high - low > 1:
+        middle = (low + high) // 2
+        above = sum(int((value > middle).sum()) for value in bits.values())
+        low, high = (middle, high) if above >= wanted else (low, middle)
+    masks = {name: value > high for name, value in bits.items()}
+    left = wanted - sum(int(mask.sum()) for mask in masks.values())
+    for name, value in bits.items():
+        ties = (value == high).flatten().nonzero().flatten()[: max(0, left)]
+        masks[name].view(-1)[ties] = True
+        left -= len(ties)
+    return masks
+
+
 def ratio_mask(forget: Tensors, retain: Tensors, gamma: float) -> Tensors:
     """SFRon's weight saliency S = 1(F_f >= gamma F_r) as bools; weights that neither set uses are not salient."""
     return {name: (forget[name] >= gamma * retain[name]) & (forget[name] > 0) for name in forget}

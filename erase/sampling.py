@@ -15,6 +15,7 @@ from .config import SampleConfig
 from .errors import UserError
 from .files import replacing
 from .model import SCHEDULER, Model
+from .precision import autocast
 from .rng import image_seed
 
 DECODE_BATCH = 100
@@ -46,12 +47,14 @@ def sample_latents(
     guidance_scale: float = 1.5,
     steps: int = 20,
     sampler: str = "dpm++",
+    precision: str = "auto",
 ) -> torch.Tensor:
     """Scaled latents n x C x h x w of these labels.
 
     Image i starts from one CPU draw of shape (1, C, h, w) of a generator seeded with ``seeds[i]``, and takes any
     further noise from the same generator: what DiTPipeline does with a list of generators. Guidance is
-    eps_null + scale (eps_label - eps_null) on all channels; a scale of 1 needs no null half.
+    eps_null + scale (eps_label - eps_null) on all channels; a scale of 1 needs no null half. ``precision`` is the
+    transformer's: fp32, bf16, or auto, which is bf16 on a GPU and fp32 elsewhere.
     """
     device = model.device
     generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
@@ -68,7 +71,7 @@ def sample_latents(
     latents = draw()
     for t in scheduler.timesteps:
         inputs = torch.cat([latents, latents]) if guided else latents
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with autocast(precision, device):
             output = model.transformer(inputs, timestep=t.expand(len(inputs)), class_labels=both, return_dict=False)[0]
         output = output.float()
         eps, variance = output[:, :channels], output[:, channels:]
@@ -123,6 +126,7 @@ def sample(
     guidance_scale: float = 1.5,
     steps: int = 20,
     sampler: str = "dpm++",
+    precision: str = "auto",
 ) -> np.ndarray:
     """Images of these labels, one seed each (default: 0, 1, ...): uint8, n x H x W x 3, RGB.
 
@@ -136,14 +140,16 @@ def sample(
         raise UserError(f"label {wrong[0]} is not in 0 .. {model.num_classes} (the last is the null label)")
     if not len(labels):
         return np.zeros((0, model.image_size, model.image_size, 3), dtype=np.uint8)
-    return decode(model, sample_latents(model, labels, seeds, guidance_scale, steps, sampler)).numpy()
+    return decode(model, sample_latents(model, labels, seeds, guidance_scale, steps, sampler, precision)).numpy()
 
 
 def image_path(folder: Path, label: int, number: int) -> Path:
     return folder / f"{label:04d}" / f"{number:05d}.png"
 
 
-def sample_folder(model: Model, folder: Path, config: SampleConfig, classes: Sequence[int], title: str) -> None:
+def sample_folder(
+    model: Model, folder: Path, config: SampleConfig, classes: Sequence[int], title: str, precision: str = "auto"
+) -> None:
     """Fills ``folder/CCCC/IIIII.png`` with ``config.per_class`` images of each class; blocks already there are kept.
 
     A block is ``config.block`` consecutive images of one class, so a file depends on the class and its number alone.
@@ -159,7 +165,7 @@ def sample_folder(model: Model, folder: Path, config: SampleConfig, classes: Seq
             if not all(path.is_file() for path in paths):
                 seeds = [image_seed(config.seed, label, number) for number in numbers]
                 labels = [label] * len(seeds)
-                images = sample(model, labels, seeds, config.guidance_scale, config.steps, config.sampler)
+                images = sample(model, labels, seeds, config.guidance_scale, config.steps, config.sampler, precision)
                 for path, image in zip(paths, images, strict=True):
                     with replacing(path, sync=False) as temporary:
                         Image.fromarray(image).save(temporary)

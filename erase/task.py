@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from . import rng
 from .data.latents import Batch
 from .diffusion import Schedule, dit_loss, noise_mse
+from .model import new_like
 
 
 @dataclass
@@ -25,6 +28,11 @@ class DiffusionTask:
     forget: Sequence[int]
     null_label: int
 
+    @property
+    def retained(self) -> list[int]:
+        """Sorted ids of the classes to be kept."""
+        return sorted(set(self.classes) - set(self.forget))
+
     def predict(self, batch: Batch, labels: torch.Tensor | None = None) -> torch.Tensor:
         """The model's output on the noised batch, under the batch's labels or others: n x out_channels x h x w."""
         xt = self.schedule.add_noise(batch.x0, batch.noise, batch.t)
@@ -39,3 +47,41 @@ class DiffusionTask:
         """Per-sample DiT training loss, variance term included, fp32, n."""
         xt = self.schedule.add_noise(batch.x0, batch.noise, batch.t)
         return dit_loss(self.schedule, self.predict(batch), batch.x0, xt, batch.noise, batch.t)
+
+    def distance(self, batch: Batch, labels: torch.Tensor) -> torch.Tensor:
+        """Per-sample mean squared distance from the noise predicted under the batch's labels to that under ``labels``.
+
+        The latter is the model's own, without gradient: fp32, n.
+        """
+        with torch.no_grad():
+            target = self.predict(batch, labels)[:, : batch.x0.shape[1]].float()
+        return noise_mse(self.predict(batch), target)
+
+    def relabelled(self, batch: Batch, labels: torch.Tensor) -> Batch:
+        """The same images, noise and timesteps under other labels."""
+        return dataclasses.replace(batch, labels=labels)
+
+    def next_class(self, labels: torch.Tensor) -> torch.Tensor:
+        """For each label the retained class that follows it, around the end; the null label stays."""
+        table = torch.arange(self.null_label + 1, device=labels.device)
+        for label in self.classes:
+            table[label] = next((c for c in self.retained if c > label), self.retained[0])
+        return table[labels]
+
+    def random_class(self, batch: Batch) -> torch.Tensor:
+        """For each sample a retained class, drawn anew at each step."""
+        retained = torch.tensor(self.retained, device=batch.labels.device)
+        return retained[(batch.draws * len(retained)).long()]
+
+    def over_timesteps(self, batch: Batch, chunk: int = 100) -> Iterator[Batch]:
+        """The first image of ``batch`` at every timestep once, with noise of its own at each."""
+        item, total = int(batch.items[0]), self.schedule.timesteps
+        for start in range(0, total, chunk):
+            t = torch.arange(start, min(start + chunk, total), device=batch.t.device)
+            many = batch.part(torch.zeros(len(t), dtype=torch.long, device=t.device))
+            noise = rng.normal(item, "timesteps/noise", start, tuple(many.noise.shape)).to(t.device)
+            yield dataclasses.replace(many, t=t, noise=noise)
+
+    def fresh_weights(self, seed: int) -> dict[str, torch.Tensor]:
+        """Weights of a DiT of the same shape before any training, by name."""
+        return dict(new_like(self.module, seed).named_parameters())

@@ -6,45 +6,57 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from tqdm import tqdm
 
 from .config import ObjectiveConfig, RuntimeConfig, UnlearnConfig
-from .data.latents import LatentStream
+from .data.latents import Batch, LatentStream
 from .errors import UserError
 from .files import write_text
 from .methods import Method
 from .optim import Shared, scheduled
+from .precision import chosen
 from .state import load_state, save_state
 
 FLUSH_EVERY = 20
+Values = Mapping[str, torch.Tensor]
 
 
-def make_accelerator(runtime: RuntimeConfig, output: Path | None = None) -> Accelerator:
-    """The process group, device and precision of a run: bf16 autocast on a GPU, fp32 elsewhere."""
-    if runtime.threads:
-        torch.set_num_threads(runtime.threads)
+def check_runtime(runtime: RuntimeConfig) -> None:
+    """Raises UserError for a device or a tracker that is not there."""
     if runtime.tracker and importlib.util.find_spec(runtime.tracker) is None:
         raise UserError(f"{runtime.tracker} is not installed; pip install 'erase[{runtime.tracker}]'")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", runtime.device):
         raise UserError(f"runtime.device must be auto, cpu, cuda or cuda:N, not {runtime.device!r}")
     if runtime.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("runtime.device asks for a GPU and torch sees none; use runtime.device=cpu")
+    _, _, number = runtime.device.partition(":")
+    if number and int(number) >= torch.cuda.device_count():
+        names = ", ".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+        raise UserError(f"runtime.device={runtime.device} is not there; torch sees {names}")
+
+
+def make_accelerator(runtime: RuntimeConfig, output: Path | None = None) -> Accelerator:
+    """The process group, device and precision of a run: bf16 autocast on a GPU, fp32 elsewhere."""
+    check_runtime(runtime)
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
     cpu = runtime.device == "cpu" or not torch.cuda.is_available()
     if ":" in runtime.device:
         torch.cuda.set_device(runtime.device)
     if runtime.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-    precision = runtime.precision if runtime.precision != "auto" else ("fp32" if cpu else "bf16")
+    AcceleratorState._reset_state(reset_partial_state=True)  # else the process keeps its first run's device, precision
     return Accelerator(
         cpu=cpu,
-        mixed_precision="bf16" if precision == "bf16" else "no",
+        mixed_precision="bf16" if chosen(runtime.precision, "cpu" if cpu else "cuda") == "bf16" else "no",
         log_with=runtime.tracker,
         project_dir=str(output) if output else None,
     )
@@ -54,8 +66,8 @@ class Trainer:
     """Trains ``module`` in place.
 
     ``streams`` gives each objective its batches and ``plan`` the rounds. ``average`` keeps an exponential moving
-    average of the weights with that decay. State is saved to ``state`` under ``key`` and continued from; one line a
-    step goes to ``metrics``.
+    average of the weights with that decay. At most ``micro_batch`` samples go through the module at once. State is
+    saved to ``state`` under ``key`` and continued from; one line a step goes to ``metrics``.
     """
 
     def __init__(
@@ -71,10 +83,13 @@ class Trainer:
         metrics: Path | None = None,
         save_every: int = 500,
         average: float | None = None,
+        micro_batch: int | None = None,
     ) -> None:
         self.accelerator, self.module, self.method, self.policy = accelerator, module, method, policy
         self.streams, self.plan, self.state, self.key = streams, plan, state, key
         self.metrics, self.save_every, self.decay = metrics, save_every, average
+        self.micro_batch = micro_batch
+        self.joint = (plan.update or method.updates[0]) == "joint"
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if average else {}
         self.pending: list[dict[str, Any]] = []
@@ -83,6 +98,9 @@ class Trainer:
         """Every step of the run as (round, objective), in order."""
         order: list[tuple[int, str]] = []
         for round_ in range(self.plan.rounds + self.plan.finish):
+            if round_ < self.plan.rounds and self.joint:
+                order += [(round_, "joint")]
+                continue
             if round_ < self.plan.rounds and "forget" in self.method.objectives:
                 order += [(round_, "forget")] * self.plan.forget.steps
             order += [(round_, "retain")] * self.plan.retain.steps
@@ -91,17 +109,21 @@ class Trainer:
     def run(self, title: str = "unlearn") -> None:
         """All steps, from the saved state if there is one."""
         order = self.steps()
-        weights = {**self.parameters, **{f"average/{name}": tensor for name, tensor in self.average.items()}}
+        weights: dict[str, torch.Tensor] = {
+            **self.parameters,
+            **{f"average/{name}": tensor for name, tensor in self.average.items()},
+            **{f"method/{name}": tensor for name, tensor in self.method.state().items()},
+        }
         start = load_state(self.state, self.key, weights, self.policy.optimizers)
         self._trim_metrics(start)
         taken = {"forget": 0, "retain": 0}
         for _, objective in order[:start]:
-            taken[objective] += 1
+            self._count(taken, objective)
         show = self.accelerator.is_main_process
         bar = tqdm(order[start:], desc=title, initial=start, total=len(order), unit="step", disable=not show)
         for step, (round_, objective) in enumerate(bar, start=start):
-            row = self.step(round_, objective, taken[objective])
-            taken[objective] += 1
+            row = self.joint_step(round_, taken) if objective == "joint" else self.step(round_, objective, taken)
+            self._count(taken, objective)
             self.pending.append({"step": step, "round": round_, "objective": objective, **row})
             if len(self.pending) >= FLUSH_EVERY:
                 bar.set_postfix({objective: f"{self._flush():.4f}"})
@@ -111,25 +133,138 @@ class Trainer:
         self._flush()
         save_state(self.state, len(order), self.key, weights, self.policy.optimizers)
 
-    def step(self, round_: int, objective: str, number: int) -> dict[str, Any]:
-        """One step of ``objective`` on its batch ``number``: backward, edit (mask), clip, step."""
+    def step(self, round_: int, objective: str, taken: Mapping[str, int]) -> dict[str, Any]:
+        """One step of ``objective`` on its next batch: backward, edit (mask), clip, step."""
+        lr, weight = self._scheduled(objective, round_)
+        batch = self.streams[objective].batch(taken[objective]).to(self.accelerator.device)
+        loss = self._backward(objective, {objective: batch}, weight)
+        norm = self._clip(objective)
+        self.policy.step(objective, lr)
+        self._follow(sum(taken.values()))
+        return {"loss": loss, "grad_norm": norm, "lr": lr, "weight": weight, **self.method.report(objective)}
+
+    def joint_step(self, round_: int, taken: Mapping[str, int]) -> dict[str, Any]:
+        """One step with both gradients at the same weights: summed under one state, else each by its own.
+
+        The method edits the gradients before their weights apply, so that a conflict is a matter of direction.
+        """
+        batches = {side: self.streams[side].batch(taken[side]).to(self.accelerator.device) for side in taken}
+        take = Take(self)
+        gradients = self.method.gradients(batches, take)
+        rates = {side: self._scheduled(side, round_) for side in gradients}
+        if not self.method.single_backward:
+            for side, gradient in gradients.items():
+                torch._foreach_mul_(gradient, rates[side][1])
+        if self.policy.one_state and len(gradients) > 1:
+            gradients = {"forget": list(torch._foreach_add(gradients["forget"], gradients["retain"]))}
+        row: dict[str, Any] = {"loss": take.losses["forget"], "lr": rates["forget"][0]}
+        for side, gradient in gradients.items():
+            for parameter, part in zip(self.parameters.values(), gradient, strict=True):
+                parameter.grad = part
+            name = "grad_norm" if side == "forget" else f"{side}_grad_norm"
+            row[name] = self._clip(side)
+            self.policy.step(side, rates[side][0])
+        self.method.after_step(batches, rates["forget"][0], self._evaluate)
+        self._follow(sum(taken.values()))
+        parts = {f"{side}_loss": loss for side, loss in take.losses.items() if side != "forget"}
+        return {**row, **parts, **self.method.report("joint")}
+
+    def _scheduled(self, objective: str, round_: int) -> tuple[float, float]:
         settings: ObjectiveConfig = getattr(self.plan, objective)
         rounds = self.plan.rounds if objective == "forget" else self.plan.rounds + self.plan.finish
-        lr, weight = scheduled(settings, round_, rounds)
-        batch = self.streams[objective].batch(number).to(self.accelerator.device)
+        return scheduled(settings, round_, rounds)
+
+    def _backward(
+        self,
+        objective: str,
+        batches: Mapping[str, Batch],
+        weight: float = 1.0,
+        reduce: Callable[[Values], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Leaves the (edited) gradient of ``weight`` x loss in ``.grad``; the loss.
+
+        With micro-batches the loss is the same function of all values: where it is no mean, a first pass without
+        gradient finds its derivative by each value, and a second one takes the parts' gradients with these factors.
+        """
+        method, size = self.method, self.micro_batch
+        whole = size is None or all(len(batch) <= size for batch in batches.values())
+        mean = reduce is None and method.additive(objective)
+        reduce = reduce or (lambda values: method.reduce(objective, values[objective]))
         for parameter in self.parameters.values():
             parameter.grad = None
+        if whole:
+            with self.accelerator.autocast():
+                values = {side: method.values(side, batch) for side, batch in batches.items()}
+                loss = reduce(values)
+            self.accelerator.backward(loss * weight)
+        else:
+            parts = [(side, part) for side, batch in batches.items() for part in batch.parts(size or 1)]
+            values, loss = self._in_parts(objective, parts, weight, None if mean else reduce)
+        method.observe({side: value.detach() for side, value in values.items()})
+        method.edit_gradients(objective)
+        return loss.detach()
+
+    @torch.no_grad()
+    def _evaluate(self, side: str, batch: Batch) -> torch.Tensor:
         with self.accelerator.autocast():
-            loss = self.method.loss(objective, batch)
-        self.accelerator.backward(loss * weight)
-        self.method.edit_gradients(objective)
-        limit = float("inf") if settings.clip is None else settings.clip
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit)
-        self.policy.step(objective, lr)
+            parts = [batch] if self.micro_batch is None else batch.parts(self.micro_batch)
+            return self.method.reduce(side, torch.cat([self.method.values(side, part) for part in parts]))
+
+    def _in_parts(
+        self,
+        objective: str,
+        parts: list[tuple[str, Batch]],
+        weight: float,
+        reduce: Callable[[Values], torch.Tensor] | None,
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """The values of all parts and the loss; its gradient is added up in ``.grad``. No ``reduce``: it is a mean."""
+        sides = list(dict.fromkeys(side for side, _ in parts))
+        seen: dict[str, list[torch.Tensor]] = {side: [] for side in sides}
+        factors: dict[str, list[torch.Tensor]] = {}
+        loss = torch.zeros((), device=self.accelerator.device)
+        if reduce is not None:
+            with torch.no_grad(), self.accelerator.autocast():
+                for side, part in parts:
+                    seen[side].append(self.method.values(side, part))
+            leaves = {side: torch.cat(values).requires_grad_() for side, values in seen.items()}
+            loss = reduce(leaves)
+            slopes = torch.autograd.grad(loss, list(leaves.values()))
+            lengths = {side: [len(value) for value in seen[side]] for side in sides}
+            factors = {side: list(slope.split(lengths[side])) for side, slope in zip(sides, slopes, strict=True)}
+            seen = {side: [] for side in sides}
+        total = sum(len(part) for _, part in parts)
+        for side, part in parts:
+            with self.accelerator.autocast():
+                values = self.method.values(side, part)
+                if reduce is None:
+                    piece = self.method.reduce(objective, values) * (len(part) / total)
+                    loss = loss + piece.detach()
+                else:
+                    piece = (values * factors[side][len(seen[side])]).sum()
+            self.accelerator.backward(piece * weight)
+            seen[side].append(values.detach())
+        return {side: torch.cat(values) for side, values in seen.items()}, loss
+
+    def _clip(self, objective: str) -> torch.Tensor:
+        limit = getattr(self.plan, objective).clip
+        return torch.nn.utils.clip_grad_norm_(self.parameters.values(), float("inf") if limit is None else limit)
+
+    def _follow(self, number: int) -> None:
+        """Moves the average after step ``number``."""
         if self.average:
             decay = min(self.decay or 0.0, (1 + number) / (10 + number))  # short memory at the start
             torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
-        return {"loss": loss.detach(), "grad_norm": norm, "lr": lr, "weight": weight, **self.method.report(objective)}
+
+    def take_average(self) -> None:
+        """Puts the average in the weights' place, where one is kept."""
+        with torch.no_grad():
+            for name, tensor in self.average.items():
+                self.parameters[name].copy_(tensor)
+
+    @staticmethod
+    def _count(taken: dict[str, int], objective: str) -> None:
+        for side in ("forget", "retain") if objective == "joint" else (objective,):
+            taken[side] += 1
 
     def _flush(self) -> float:
         """Writes the pending rows; the last loss."""
@@ -141,11 +276,12 @@ class Trainer:
             if self.accelerator.trackers:
                 values = {k: v for k, v in row.items() if isinstance(v, float)}
                 self.accelerator.log({f"{row['objective']}/{k}": v for k, v in values.items()}, step=row["step"])
-            bad = [k for k in ("loss", "grad_norm") if row[k] - row[k] != 0]
+            bad = [k for k, value in row.items() if isinstance(value, float) and value - value != 0]
             if bad:
+                side = "retain" if row["objective"] == "retain" else "forget"
                 raise FloatingPointError(
                     f"{bad[0]} is {row[bad[0]]} at step {row['step']} ({row['objective']}); "
-                    f"try a lower unlearn.{row['objective']}.lr"
+                    f"try a lower unlearn.{side}.lr"
                 )
         if self.metrics is not None and self.accelerator.is_main_process:
             with self.metrics.open("a", encoding="utf-8") as file:
@@ -163,3 +299,33 @@ class Trainer:
             except (ValueError, KeyError):
                 continue
         write_text(self.metrics, "".join(kept))
+
+
+class Take:
+    """The backward passes of one joint step, and their losses by objective (the first of each)."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.losses: dict[str, torch.Tensor] = {}
+
+    def __call__(
+        self, side: str, batches: Mapping[str, Batch], reduce: Callable[[Values], torch.Tensor] | None = None
+    ) -> list[torch.Tensor]:
+        loss = self.trainer._backward(side, batches, 1.0, reduce)
+        self.losses.setdefault(side, loss)
+        return self._gradient()
+
+    def whole(self, side: str, loss: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
+        if self.trainer.micro_batch is not None:
+            raise UserError("this method differentiates through its own step, which cannot be cut into micro-batches")
+        for parameter in self.trainer.parameters.values():
+            parameter.grad = None
+        with self.trainer.accelerator.autocast():
+            value = loss()
+        self.trainer.accelerator.backward(value)
+        self.losses.setdefault(side, value.detach())
+        return self._gradient()
+
+    def _gradient(self) -> list[torch.Tensor]:
+        parameters = self.trainer.parameters.values()
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]

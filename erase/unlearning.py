@@ -4,39 +4,54 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
+from tqdm import tqdm
 
 from .classifier import Instrument, load_instrument
 from .config import ResolvedConfig, RunConfig, SampleConfig, as_mapping, differences
 from .data.images import ImageSet, load_images
-from .data.latents import Batch
+from .data.latents import Batch, LatentSet, fixed_latents
 from .data.split import Split, encode_split
 from .diffusion import Schedule
 from .errors import UserError
-from .files import cache_folder, digest, once, read_json, replacing_folder, write_json, write_text
+from .files import (
+    cache_folder,
+    digest,
+    link,
+    once,
+    read_json,
+    read_tensors,
+    replacing_folder,
+    write_json,
+    write_tensors,
+    write_text,
+)  # fmt: skip
 from .labels import find_forget
 from .methods import Beforehand, Method, find_method
 from .metrics.fid import statistics
 from .model import Model, load_model, save_model, weights_key
 from .optim import make_policy
+from .precision import chosen, restore_forward
 from .presets import config_hash, family_of, load_yaml, output_folder, resolve, with_classes
 from .report.card import model_card
 from .report.grid import draw_grid, grid_classes
-from .sampling import image_path, sample_folder
+from .rng import image_seed
+from .sampling import image_path, sample_folder, sample_latents
 from .scoring import describe, nearest_classes, read_folder, real_features, score_reading
 from .task import DiffusionTask
-from .trainer import Trainer, make_accelerator
+from .trainer import Trainer, check_runtime, make_accelerator
 
 FISHER_BATCH = 64
 
@@ -71,21 +86,23 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
         accelerator.init_trackers("erase")
 
     with timed(seconds, "sample"):
-        original = original_samples(model, config.sample)
+        original = original_samples(model, config.sample, config.runtime.precision)
 
     with timed(seconds, "precompute"):
         null, flip = model.null_label, config.data.flip
         split = encode_split(model.vae, weights_key(model.vae), stage.images, model.classes, forget, null, flip)
-        key = digest(config_hash(as_mapping(config)), model.key(), stage.images.key)
-        method = prepare(config, model, split, forget, accelerator, output, key)
+        key = digest(config_hash(config), model.key(), stage.images.key)
+        method = prepare(config, model, split, forget, accelerator, output, stage.images.key)
 
     with timed(seconds, "unlearn"):
         unlearn(config, model, method, split, accelerator, output, key)
+    restore_forward(model.transformer)
 
     with timed(seconds, "sample"):
         drop_stale_samples(output / "samples", digest(original.name, weights_key(model.transformer)))
         copy_samples(original, output / "samples" / "original", config.sample, model.classes)
-        sample_folder(model, output / "samples" / "erased", config.sample, model.classes, "sample erased")
+        folder, precision = output / "samples" / "erased", config.runtime.precision
+        sample_folder(model, folder, config.sample, model.classes, "sample erased", precision)
 
     with timed(seconds, "score"):
         results = score(config, model, stage, forget, output, original)
@@ -160,6 +177,7 @@ class Stage:
 
 def preflight(config: ResolvedConfig, model: Model) -> Stage:
     """Checks everything a run will need at its end. Raises UserError for what is missing."""
+    check_runtime(config.runtime)
     images = load_images(data_source(config, model), model.image_size, folder_classes(model))
     if config.data.flip and images.arrays is not None:
         raise UserError("data.flip mirrors images, and a mirrored digit is no digit; leave it false")
@@ -197,37 +215,74 @@ def prepare(
     forget: list[int],
     accelerator: Accelerator,
     output: Path,
-    key: str,
+    data_key: str,
 ) -> Method:
-    """The method, with its tensors (Fisher diagonals, masks, ...) computed or read back from the run folder.
+    """The method, with its tensors (Fisher diagonals, masks, ...) computed or read back.
 
-    ``key`` changes with the config, the weights and the data, so nothing stale is read.
+    They are kept in the cache, for runs that differ in nothing that matters to them, and in the run folder.
     """
     module = accelerator.prepare_model(model.transformer)
     task = DiffusionTask(module, Schedule(), model.classes, forget, model.null_label)
     method = find_method(config.method.name)(config.method, task)
+    seed = 0 if method.per_model else config.seed
 
-    def batches(side: str, samples: int) -> Iterator[Batch]:
+    def batches(source: str | LatentSet, samples: int) -> Iterator[Batch]:
         size = min(FISHER_BATCH, samples)
-        stream = split.beforehand(side, config.seed, size)
+        if isinstance(source, str):
+            stream = split.beforehand(source, seed, size)
+        else:
+            stream = split.stream(source, "precompute", seed, size)
         for step in range(math.ceil(samples / size)):
             yield stream.batch(step).to(accelerator.device)
 
     def make() -> dict[str, torch.Tensor]:
-        return method.precompute(Beforehand(model.transformer, batches))
+        replay = partial(replay_set, model, config.sample, precision=config.runtime.precision)
+        return method.precompute(Beforehand(model.transformer, batches, replay))
 
-    path = output / "precomputed" / f"{config.method.name}-{key[:8]}.safetensors"
-    tensors = once(path, make) if type(method).precompute is not Method.precompute else {}
+    tensors: dict[str, torch.Tensor] = {}
+    if type(method).precompute is not Method.precompute:
+        options = {name: getattr(config.method, name) for name in method.precomputed_from}
+        shaped = [] if method.per_model else [sorted(forget), seed]
+        protocol = as_mapping(config.sample) if method.per_model else {}
+        arithmetic = (model.device.type, chosen(config.runtime.precision, model.device))
+        key = digest(method.name, options, shaped, protocol, model.key(), data_key, *arithmetic)
+        kept = cache_folder("precomputed") / f"{method.name}-{key}.safetensors"
+        tensors = once(kept, make)
+        link(kept, output / "precomputed" / f"{method.name}-{key[:8]}.safetensors")
     tensors = {name: tensor.to(accelerator.device) for name, tensor in tensors.items()}
-    method.start(tensors, dict(model.transformer.named_parameters()))
+    method.start(tensors, dict(model.transformer.named_parameters()), config.seed)
     return method
+
+
+def replay_set(model: Model, sample: SampleConfig, per_class: int, precision: str = "auto") -> LatentSet:
+    """Latents that the model draws of each of its classes, from seeds that no evaluation uses."""
+    if model.vae is None:
+        raise UserError("the model has no VAE; give one with model.vae=FOLDER")
+    labels = np.repeat(np.array(model.classes), per_class)
+    seeds = [image_seed(sample.seed, label, -1 - number) for label in model.classes for number in range(per_class)]
+    parts = []
+    with tqdm(total=len(labels), desc="sample replay", unit="image") as bar:
+        for start in range(0, len(labels), sample.block):
+            part = slice(start, start + sample.block)
+            how = (sample.guidance_scale, sample.steps, sample.sampler, precision)
+            parts.append(sample_latents(model, labels[part].tolist(), seeds[part], *how).cpu())
+            bar.update(len(parts[-1]))
+    return fixed_latents(torch.cat(parts), labels, float(model.vae.config.scaling_factor))
 
 
 def unlearn(
     config: ResolvedConfig, model: Model, method: Method, split: Split, accelerator: Accelerator, output: Path, key: str
 ) -> None:
-    """Trains the transformer in place."""
-    Trainer(
+    """Trains the transformer in place; or takes the weights that the same training left in the cache."""
+    arithmetic = (model.device.type, chosen(config.runtime.precision, model.device))
+    kept = cache_folder("weights") / f"{method.name}-{digest(key, *arithmetic)}.safetensors"
+    if method.keeps_weights and kept.is_file():
+        with torch.no_grad():
+            for name, value in read_tensors(kept).items():
+                model.transformer.get_parameter(name).copy_(value)
+        return
+    split = replace(split, sets=method.training_sets(split.sets, config.seed))
+    trainer = Trainer(
         accelerator,
         model.transformer,
         method,
@@ -238,7 +293,16 @@ def unlearn(
         key,
         output / "metrics.jsonl",
         config.runtime.save_every,
-    ).run()
+        config.unlearn.average,
+        config.runtime.micro_batch,
+    )
+    if config.runtime.checkpointing:
+        model.transformer.enable_gradient_checkpointing()
+    trainer.run()
+    model.transformer.disable_gradient_checkpointing()
+    trainer.take_average()
+    if method.keeps_weights:
+        write_tensors(kept, dict(model.transformer.named_parameters()))
 
 
 def draw(config: ResolvedConfig, model: Model, stage: Stage, forget: list[int], output: Path) -> None:
@@ -252,10 +316,11 @@ def draw(config: ResolvedConfig, model: Model, stage: Stage, forget: list[int], 
     draw_grid(output / "samples", output / "grid.png", model.labels, shown, forget, title)
 
 
-def original_samples(model: Model, sample: SampleConfig) -> Path:
+def original_samples(model: Model, sample: SampleConfig, precision: str = "auto") -> Path:
     """The original model's images under this protocol, made once and kept in the cache."""
-    folder = cache_folder("samples", digest(model.key(), model.classes, model.device.type, as_mapping(sample)))
-    sample_folder(model, folder, sample, model.classes, "sample original")
+    arithmetic = (model.device.type, chosen(precision, model.device))
+    folder = cache_folder("samples", digest(model.key(), model.classes, *arithmetic, as_mapping(sample)))
+    sample_folder(model, folder, sample, model.classes, "sample original", precision)
     return folder
 
 
@@ -275,11 +340,7 @@ def copy_samples(source: Path, target: Path, sample: SampleConfig, classes: list
         for label in classes:
             (folder / f"{label:04d}").mkdir()
             for number in range(sample.per_class):
-                path, copy = image_path(source, label, number), image_path(folder, label, number)
-                try:
-                    os.link(path, copy)
-                except OSError:
-                    shutil.copyfile(path, copy)
+                link(image_path(source, label, number), image_path(folder, label, number))
 
 
 def score(
@@ -315,7 +376,7 @@ def score(
     return {
         "version": 1,
         "complete": True,
-        "config_hash": config_hash(as_mapping(config)),
+        "config_hash": config_hash(config),
         "forget": [{"index": label, "name": model.labels[label]} for label in forget],
         "method": config.method.name,
         "optimizer": config.optimizer.policy,

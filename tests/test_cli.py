@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import erase
 from erase import cli
 from erase.classifier import save_instrument
 from erase.methods import METHODS
+from erase.model import untied_copy
 
 from .helpers import make_model, write_image
 from .table_helpers import Stub, entry
@@ -110,7 +112,7 @@ def test_methods_are_listed(call):
     assert code == 0
     rows = {row["method"]: row for row in json.loads(out)}
     assert rows.keys() == METHODS.keys()
-    assert rows["sfron"]["policies"] == {"shared": None, "dual": None}
+    assert rows["sfron"]["policies"] == {"shared": None, "dual": None, "dual_plus": None}
     code, out, _ = call("methods")
     assert code == 0
     assert all(name in out for name in METHODS)
@@ -134,6 +136,7 @@ PRESET = ("--preset", "digits/sfron-dual")
         ([*PRESET, "--config", "x.yaml"], ["not both"]),
         (["--config", "x.yaml"], ["cannot read the config x.yaml"]),
         (["--seed", "-1"], ["--seed"]),
+        ([*PRESET, "seed=-1"], ["seed must be at least 0, not -1"]),
         (["--seed", "x"], ["'x' is not a valid integer"]),
         (["--nope"], ["--nope"]),
         ([*PRESET, "--model", "nowhere"], ["no model at 'nowhere'"]),
@@ -181,6 +184,14 @@ def test_a_missing_classifier_is_one_line(call, tmp_path, pack):
     about = json.loads((pack / "erase.json").read_text())
     erase.save_model(make_model(pack=about), tmp_path / "bare")
     refused(run_on(call, tmp_path / "bare"), "no classifier at", "score.allow_missing=true")
+
+
+def test_a_gpu_that_is_not_there_is_one_line(call, pack, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    refused(run_on(call, pack, "runtime.device=cuda:99"), "runtime.device=cuda:99 is not there; torch sees cuda:0")
+    refused(call("pretrain", "-o", "p", "runtime.device=cuda:99"), "runtime.device=cuda:99 is not there")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_that_was_refused_leaves_nothing_and_may_be_asked_again(call, pack, tmp_path):
@@ -233,6 +244,59 @@ def test_a_dry_run_names_a_model_that_is_not_there(call):
     assert "# missing: no model at 'nowhere'" in out
 
 
+def test_a_dry_run_without_model_and_preset_shows_another_family_s_and_says_so(call):
+    code, out, _ = call("run", "--forget", "1", "--model", "nowhere", "--dry-run", "unlearn.rounds=7")
+    assert code == 0
+    assert "# missing: no model at 'nowhere'" in out
+    assert "# missing: preset: the model's family is not known yet" in out
+    assert yaml.safe_load(out)["unlearn"]["rounds"] == 7
+    refused(call("run", "--forget", "1", "--model", "nowhere", "--dry-run", "unlearn.round=7"), "unknown key")
+
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        (f"transformer/{WEIGHTS}", "transformer"),
+        ("transformer/config.json", "transformer"),
+        (f"vae/{WEIGHTS}", "VAE"),
+        ("classifier/model.safetensors", "classifier"),
+        ("classifier/gate.safetensors", "classifier"),
+    ],
+)
+def test_a_dry_run_names_a_file_that_the_run_will_miss(call, pack, tmp_path, lost, said):
+    shutil.copytree(pack, tmp_path / "pack")
+    (tmp_path / "pack" / lost).unlink()
+    code, out, _ = call("run", "--model", "pack", "--forget", "1", "--dry-run", "--json")
+    assert (code, json.loads(out)["missing"]) == (0, [f"{said}: no pack/{lost}"])
+    refused(call("run", "--model", "pack", "--forget", "1", "-o", "run"), "pack/" + lost.split("/")[0])
+
+
+def test_a_dry_run_knows_weights_in_shards(call, pack, tmp_path):
+    shutil.copytree(pack, tmp_path / "pack")
+    model = erase.load_model(str(pack))
+    shutil.rmtree(tmp_path / "pack" / "transformer")
+    untied_copy(model.transformer).save_pretrained(tmp_path / "pack" / "transformer", max_shard_size="100KB")
+    shards = sorted(path.name for path in (tmp_path / "pack" / "transformer").glob("*.safetensors"))
+    assert len(shards) > 1
+    assert json.loads(call("run", "--model", "pack", "--forget", "1", "--dry-run", "--json")[1])["missing"] == []
+    assert erase.load_model("pack").key() == model.key()
+    (tmp_path / "pack" / "transformer" / shards[1]).unlink()
+    missing = json.loads(call("run", "--model", "pack", "--forget", "1", "--dry-run", "--json")[1])["missing"]
+    assert missing == [f"transformer: no pack/transformer/{shards[1]}"]
+
+
+def test_a_dry_run_looks_for_the_pack_s_own_data(call, pack, tmp_path):
+    shutil.copytree(pack, tmp_path / "pack")
+    about = json.loads((pack / "erase.json").read_text())
+    for data, said in (({"source": "gone"}, "data: no gone"), ({}, "data: give --data DIR")):
+        (tmp_path / "pack" / "erase.json").write_text(json.dumps({**about, "data": data}))
+        code, out, _ = call("run", "--model", "pack", "--forget", "1", "--dry-run", "--json")
+        assert (code, json.loads(out)["missing"]) == (0, [said])
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
@@ -241,6 +305,14 @@ def test_a_dry_run_names_a_model_that_is_not_there(call):
         (["-o", "p", "dit.widht=8"], ["unknown key 'dit.widht'; did you mean 'dit.width'"]),
         (["-o", "p", "--data", "absent"], ["no data folder at absent"]),
         (["-o", "p", "--exclude-class", "12"], ["class 12 is not in the model"]),
+        (["-o", "p", "dit.label_slots=9"], ["dit.label_slots (9) must be above the largest class id, 9"]),
+        (["-o", "p", "dit.heads=3", "vae.groups=5"], ["multiple of dit.heads (3)", "vae.groups (5); "]),
+        (["-o", "p", "dit.heads=3", "dit.width=30"], ["dit.width must be a multiple of 4"]),
+        (["-o", "p", "vae.channels=[]"], ["vae.channels must be multiples of vae.groups (8)"]),
+        (["-o", "p", "classifier.width=12"], ["classifier.width must be a multiple of 8"]),
+        (["-o", "p", "dit.patch=3"], ["image_size must be a multiple of 12"]),
+        (["-o", "p", "dit.patch=16", "instruments=digits"], ["image_size must be a multiple of 64"]),
+        (["-o", "p", "instruments=nowhere"], ["no model at 'nowhere'"]),
         (["-o", "."], ["exists and is no pack"]),
         (["-o", "p", *(word for label in range(10) for word in ("--exclude-class", label))], ["all classes are"]),
     ],
@@ -248,6 +320,12 @@ def test_a_dry_run_names_a_model_that_is_not_there(call):
 def test_wrong_use_of_pretrain_is_one_line(call, words, parts):
     refused(call("pretrain", *words), *parts)
     assert list(Path().iterdir()) == []
+
+
+def test_too_few_images_to_pretrain_on_are_one_line(call, tmp_path):
+    for label in "ab":
+        write_image(tmp_path / "few" / label / "0.png", np.zeros((32, 32, 3)))
+    refused(call("pretrain", "-o", "p", "--data", "few"), "2 images are too few")
 
 
 def test_unknown_commands_are_one_line(call):

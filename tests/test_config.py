@@ -15,6 +15,7 @@ from erase.config import (
     VaeRecipe,
     as_mapping,
     build,
+    changed,
     differences,
     merge,
     parse_words,
@@ -155,6 +156,18 @@ def test_parse_words_nests_and_reads_yaml():
     assert parse_words(["a.b=1", "a.b=2"]) == {"a": {"b": 2}}
 
 
+@pytest.mark.parametrize("words", [["method=sfron", "method.gamma=2"], ["method.gamma=2", "method=sfron"]])
+def test_a_plain_value_and_settings_of_its_section_combine(words):
+    assert parse_words(words) == {"method": {"name": "sfron", "gamma": 2}}
+    assert resolve(request(), parse_words(words)).method.gamma == 2
+    assert resolve(request(preset=None, method={"gamma": 2}), parse_words(["method=sfron"])).method.gamma == 2
+
+
+def test_the_last_of_two_plain_values_counts():
+    assert parse_words(["method=a", "method.gamma=2", "method=b"]) == {"method": {"name": "b", "gamma": 2}}
+    assert parse_words(["data=a", "data=b"]) == {"data": "b"}  # pretrain's data is no section
+
+
 @pytest.mark.parametrize("word", ["rounds", "=3", " =3"])
 def test_words_that_are_no_settings(word):
     with pytest.raises(UserError, match=r"is no setting; write key=value"):
@@ -273,12 +286,12 @@ def test_options_of_another_method_do_not_carry_over():
 def test_a_class_by_name_or_by_index_is_one_run():
     first, second = (with_classes(resolve(request(forget=[word])), [3]) for word in ("three", 3))
     assert first == second
-    assert config_hash(as_mapping(first)) == config_hash(as_mapping(second))
+    assert config_hash(first) == config_hash(second)
 
 
 def test_runtime_alone_leaves_the_hash():
     def value(**asked):
-        return config_hash(as_mapping(resolve(request(**asked))))
+        return config_hash(resolve(request(**asked)))
 
     assert value() == value(runtime={"threads": 1, "device": "cpu"})
     for other in ({"seed": 1}, {"forget": ["4"]}, {"sample": {"seed": 1}}, {"unlearn": {"forget": {"lr": 1}}}):
@@ -291,3 +304,13 @@ def test_the_default_output_folder_tells_runs_apart():
     assert str(output_folder(request(output="x/y"), config, [3, 8])) == "x/y"
     elsewhere = resolve(request(model="some/where/my pack"))
     assert str(output_folder(request(), elsewhere, [3])) == "runs/my-pack-3-sfron-dual-s0"
+
+
+def test_the_hash_is_of_what_differs_from_the_defaults():
+    """So a field that is added later does not make every finished run another one."""
+    config = resolve(request())
+    assert changed(config)["unlearn"]["forget"]["lr"] == config.unlearn.forget.lr
+    assert "update" not in changed(config)["unlearn"]
+    assert "base" not in changed(resolve(request(optimizer="shared")))["optimizer"]
+    given = resolve(request(unlearn={"label_dropout": UnlearnConfig().label_dropout}))
+    assert config_hash(given) == config_hash(config)

@@ -1,5 +1,8 @@
 """Reading, cropping, and the split."""
 
+import os
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -178,6 +181,35 @@ def test_a_folder_follows_the_model_s_ids(tmp_path):
     assert set(images.labels) == {281, 310}
 
 
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (("1", "10", "2"), {"1": 1, "10": 10, "2": 2}),
+        (("007", "3"), {"007": 7, "3": 3}),
+        (("2", "ant"), {"2": 0, "ant": 1}),
+    ],
+)
+def test_sub_folders_that_are_numbers_keep_them_as_ids(tmp_path, names, ids):
+    for name in names:
+        write_image(tmp_path / name / "0.png", picture(9, 9))
+    assert folder(tmp_path, 16).names == {label: name for name, label in ids.items()}
+
+
+@pytest.mark.parametrize("names", [("1", "01"), ("1", "2", "ant")])
+def test_numbers_that_would_be_other_classes_ids_are_refused(tmp_path, names):
+    for name in names:
+        write_image(tmp_path / name / "0.png", picture(9, 9))
+    with pytest.raises(UserError, match=r"bears the name of class 0 and the index of class 1 .*; rename it$"):
+        folder(tmp_path, 16)
+
+
+def test_a_sub_folder_that_is_the_name_of_one_class_and_the_index_of_another_is_refused(tmp_path):
+    write_image(tmp_path / "7" / "0.png", picture(9, 9))
+    with pytest.raises(UserError, match=r"7 bears the name of class 9 and the index of class 7 \(crane\); .* id2label"):
+        folder(tmp_path, 16, {"crane": 7, "7": 9})
+    assert folder(tmp_path, 16, {"crane": 6, "7": 9}).names == {9: "7"}
+
+
 def test_the_key_of_a_folder_changes_with_its_content(tmp_path):
     make_folder(tmp_path)
     key = folder(tmp_path, 16).key
@@ -188,6 +220,35 @@ def test_the_key_of_a_folder_changes_with_its_content(tmp_path):
     assert changed != key
     (tmp_path / "cat" / "0.png").rename(tmp_path / "ant" / "9.png")
     assert folder(tmp_path, 16).key not in (key, changed)
+
+
+@pytest.mark.parametrize(("age", "read"), [(3600, False), (0, True)])
+def test_a_file_of_known_size_and_time_is_not_read_again_unless_it_is_young(tmp_path, age, read):
+    make_folder(tmp_path)
+    path = tmp_path / "cat" / "0.png"
+    stamp = time.time_ns() - age * 10**9
+    for file in tmp_path.rglob("*.png"):
+        os.utime(file, ns=(stamp, stamp))
+    key, whole = folder(tmp_path, 16).key, path.read_bytes()
+    path.write_bytes(whole[::-1])  # behind our back: same size, same time
+    os.utime(path, ns=(stamp, stamp))
+    assert (folder(tmp_path, 16).key != key) == read
+    path.write_bytes(whole[::-1])
+    os.utime(path, ns=(stamp - 1, stamp - 1))
+    assert folder(tmp_path, 16).key != key
+    path.write_bytes(whole)
+    assert folder(tmp_path, 16).key == key
+
+
+def test_damaged_or_absent_digests_are_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("ERASE_CACHE", str(tmp_path / "cache"))
+    make_folder(tmp_path / "data")
+    for file in (tmp_path / "data").rglob("*.png"):
+        os.utime(file, (1, 1))
+    key = folder(tmp_path / "data", 16).key
+    (kept,) = (tmp_path / "cache" / "digests").iterdir()
+    kept.write_text(kept.read_text()[:-9])
+    assert folder(tmp_path / "data", 16).key == key
 
 
 def test_other_files_are_passed_over(tmp_path):

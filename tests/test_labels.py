@@ -5,7 +5,7 @@ import pytest
 from erase.errors import UserError
 from erase.labels import find_class, find_forget
 
-LABELS = {0: "tench, Tinca tinca", 1: "Goldfish", 4: "crane", 7: "crane", 9: "7"}
+LABELS = {0: "tench, Tinca tinca", 1: "Goldfish", 4: "crane", 7: "crane", 9: "nine"}
 
 
 @pytest.mark.parametrize(
@@ -16,8 +16,18 @@ def test_classes_are_found_by_index_and_by_any_of_their_names(text, label):
     assert find_class(text, LABELS) == label
 
 
-def test_an_index_comes_before_a_name_of_digits():
-    assert find_class("7", LABELS) == 7
+NUMBERED = {0: "2019", 7: "crane", 9: "7"}
+
+
+def test_a_word_that_is_one_class_s_index_and_another_s_name_is_refused():
+    with pytest.raises(UserError, match=r"'7' is the index of class 7 \(crane\) and the name of class 9; give 'crane'"):
+        find_class("7", NUMBERED)
+    assert [find_class(word, NUMBERED) for word in ("crane", "9", 7)] == [7, 9, 7]
+
+
+def test_a_name_of_digits_that_is_no_index_is_a_name():
+    assert find_class("2019", NUMBERED) == 0
+    assert find_class("3", {label: str(label) for label in range(5)}) == 3
 
 
 @pytest.mark.parametrize("text", ["2", -1, "10", 10**30])
@@ -66,6 +76,5 @@ def test_the_classes_to_forget_are_sorted_ids():
     ],
 )
 def test_wrong_sets_of_classes_are_refused(texts, message):
-    labels = {**LABELS, 9: "nine"}
     with pytest.raises(UserError, match=message):
-        find_forget(texts, labels)
+        find_forget(texts, LABELS)

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from erase.data.latents import Batch
 from erase.diffusion import Schedule
 from erase.saliency import fisher_by_loop, fisher_diagonal, ratio_mask, selected_share
 from erase.task import DiffusionTask
@@ -14,8 +13,7 @@ from .helpers import make_batch, make_transformer, same, weights_of
 
 
 def cut(batch, *sizes):
-    parts = [getattr(batch, name).split(list(sizes)) for name in ("x0", "noise", "t", "labels")]
-    return [Batch(*part) for part in zip(*parts, strict=True)]
+    return [batch.part(chosen) for chosen in torch.arange(len(batch)).split(list(sizes))]
 
 
 def task_of(module):

@@ -166,6 +166,13 @@ def test_unknown_samplers_are_refused(model):
         erase.sample(model, [0], steps=1, sampler="euler")
 
 
+def test_the_precision_is_the_asked_one_and_auto_is_fp32_on_a_cpu(model):
+    drawn = {p: sample_latents(model, [1, 2], [5, 6], steps=3, precision=p) for p in ("auto", "fp32", "bf16")}
+    assert torch.equal(drawn["auto"], drawn["fp32"])
+    assert torch.equal(drawn["auto"], sample_latents(model, [1, 2], [5, 6], steps=3))
+    assert not torch.equal(drawn["bf16"], drawn["fp32"])
+
+
 CONFIG = SampleConfig(per_class=5, steps=2, block=2)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from erase.config import RunConfig
-from erase.data.latents import Moments
+from erase.data.latents import LatentSet, Moments
 from erase.data.split import Split, encode_split
 from erase.model import weights_key
 from erase.presets import resolve
@@ -21,8 +21,8 @@ def make_split(n=30):
     """Row i is the constant latent i, of class i % 3; class 1 is forgotten."""
     mean = torch.arange(float(n))[:, None, None, None]
     labels = np.arange(n) % 3
-    rows = {"forget": np.flatnonzero(labels == 1), "retain": np.flatnonzero(labels != 1)}
-    return Split(Moments(mean, 0 * mean, 1.0), rows, labels, 12)
+    whole = LatentSet(Moments(mean, 0 * mean, 1.0), np.arange(n), labels)
+    return Split({"forget": whole.part(labels == 1), "retain": whole.part(labels != 1)}, 12)
 
 
 def test_the_forget_stream_holds_the_forgotten_class_alone_and_never_null():
@@ -70,16 +70,16 @@ def test_the_split_is_of_the_training_images_and_their_mirror_images(flip):
     model, images = make_model(), make_images(24, seed=31)
     split = encode_split(model.vae, weights_key(model.vae), images, model.classes, [1], 12, flip)
     n = int((~images.held_out).sum())
-    assert len(split.moments.mean) == n * (1 + flip)
-    both = np.concatenate(list(split.rows.values()))
-    assert sorted(both) == list(range(n * (1 + flip)))
-    assert set(split.labels[split.rows["forget"] % n]) == {1}
-    assert set(split.labels[split.rows["retain"] % n]) == {0, 2}
-    stream = split.beforehand("forget", 0, len(split.rows["forget"]))
+    forget, retain = split.sets["forget"], split.sets["retain"]
+    assert len(forget.moments.mean) == n * (1 + flip)
+    assert sorted([*forget.rows, *retain.rows]) == list(range(n * (1 + flip)))
+    assert set(forget.labels) == {1}
+    assert set(retain.labels) == {0, 2}
+    stream = split.beforehand("forget", 0, len(forget))
     assert set(stream.batch(0).labels.tolist()) == {1}
 
 
 def test_classes_out_of_use_are_left_out():
     model, images = make_model(), make_images(24, seed=31)
     split = encode_split(model.vae, "key", images, [0, 1], [1], 12, False)
-    assert set(split.labels) == {0, 1}
+    assert {int(label) for side in split.sets.values() for label in side.labels} == {0, 1}

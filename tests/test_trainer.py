@@ -14,7 +14,7 @@ from erase.methods.sfron import Options as SfronOptions
 from erase.methods.sfron import SFRon
 from erase.optim import make_policy
 from erase.task import DiffusionTask
-from erase.trainer import Trainer, make_accelerator
+from erase.trainer import Trainer, check_runtime, make_accelerator
 
 from .helpers import make_stream, make_transformer, same, weights_of
 
@@ -178,9 +178,9 @@ def test_metrics_of_a_killed_process_are_trimmed(whole, tmp_path):
 def test_forget_steps_leave_masked_weights_bit_identical_under_dual_alone(tmp_path, policy):
     trainer = make_trainer(tmp_path, policy)
     for number in range(2):
-        trainer.step(0, "retain", number)
+        trainer.step(0, "retain", {"forget": 0, "retain": number})
     before = weights_of(trainer.module)
-    trainer.step(0, "forget", 0)
+    trainer.step(0, "forget", {"forget": 0, "retain": 2})
     masked = [~mask for _, mask in trainer.method.masked]
     assert sum(int(m.sum()) for m in masked) > 1000
     after = weights_of(trainer.module)
@@ -223,10 +223,12 @@ class Turns(Method):
     name = "turns"
     bad = float("nan")
 
-    def loss(self, objective, batch):
+    def values(self, objective, batch):
+        return self.task.loss(batch)
+
+    def reduce(self, objective, values):
         self.count = getattr(self, "count", -1) + 1
-        loss = self.task.loss(batch).mean()
-        return loss * self.bad if self.count == 9 else loss
+        return values.mean() * self.bad if self.count == 9 else values.mean()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -250,8 +252,8 @@ class Linear(Method):
 
     name = "linear"
 
-    def loss(self, objective, batch):
-        return 3 * sum(parameter.sum() for parameter in self.task.module.parameters())
+    def values(self, objective, batch):
+        return 3 * sum(parameter.sum() for parameter in self.task.module.parameters())[None]
 
 
 def test_the_clip_bounds_the_norm_and_the_unclipped_one_is_reported(tmp_path):
@@ -262,10 +264,10 @@ def test_the_clip_bounds_the_norm_and_the_unclipped_one_is_reported(tmp_path):
     def norm():
         return sum(parameter.grad.square().sum().item() for parameter in trainer.parameters.values()) ** 0.5
 
-    reported = trainer.step(0, "retain", 0)["grad_norm"].item()
+    reported = trainer.step(0, "retain", {"forget": 0, "retain": 0})["grad_norm"].item()
     assert reported == pytest.approx(3 * count**0.5, rel=1e-4)
     assert norm() == pytest.approx(0.5, rel=1e-4)
-    row = trainer.step(0, "forget", 0)
+    row = trainer.step(0, "forget", {"forget": 0, "retain": 1})
     assert norm() == pytest.approx(6 * count**0.5, rel=1e-4)
     assert row["weight"] == 2.0
 
@@ -277,3 +279,16 @@ def test_the_clip_bounds_the_norm_and_the_unclipped_one_is_reported(tmp_path):
 def test_devices_that_are_not_there_are_refused(device, message):
     with pytest.raises(UserError, match=message):
         make_accelerator(RuntimeConfig(device=device))
+
+
+def test_a_gpu_number_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_runtime(RuntimeConfig(device="cuda:1"))
+    with pytest.raises(UserError, match=r"runtime\.device=cuda:2 is not there; torch sees cuda:0, cuda:1"):
+        make_accelerator(RuntimeConfig(device="cuda:2"))
+
+
+def test_a_process_may_change_its_precision():
+    for precision, mixed in (("bf16", "bf16"), ("fp32", "no"), ("bf16", "bf16")):
+        assert make_accelerator(RuntimeConfig(device="cpu", precision=precision)).mixed_precision == mixed

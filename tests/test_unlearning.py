@@ -1,6 +1,7 @@
 """Parts of the main flow that need no trained model."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from erase.config import RunConfig, RuntimeConfig, SampleConfig, as_mapping
 from erase.errors import UserError
 from erase.methods import METHODS, Method, Options
 from erase.model import load_model, save_model
+from erase.precision import restore_forward
 from erase.presets import resolve
 from erase.sampling import image_path, sample_folder
 from erase.trainer import make_accelerator
@@ -27,7 +29,7 @@ from erase.unlearning import (
     run,
 )
 
-from .helpers import make_model, write_image
+from .helpers import make_batch, make_model, write_image
 from .test_classifier import make_instrument
 from .test_split import make_split
 
@@ -45,19 +47,28 @@ class Counting(Method):
     """Records the sizes of the batches it was given."""
 
     name = "counting"
+    precomputed_from = ("samples",)
+    made: ClassVar[list[int]] = []
 
     def precompute(self, beforehand):
+        self.made.append(self.options.samples)
         batches = list(beforehand.batches("forget", self.options.samples))
         return {"sizes": torch.tensor([len(batch) for batch in batches])}
 
-    def start(self, precomputed, parameters):
+    def start(self, precomputed, parameters, seed=0):
         self.started = precomputed
         assert len(parameters) > 10
 
 
-def prepared(monkeypatch, output, samples=10, method=Counting):
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("ERASE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    Counting.made.clear()
+
+
+def prepared(monkeypatch, output, samples=10, method=Counting, seed=0):
     monkeypatch.setitem(METHODS, "counting", method)
-    settings = dataclasses.replace(config(), method=CountingOptions("counting", samples))
+    settings = dataclasses.replace(config(seed=seed), method=CountingOptions("counting", samples))
     accelerator = make_accelerator(RuntimeConfig(device="cpu"))
     made = prepare(settings, make_model(), make_split(), [1], accelerator, output, "key")
     assert made.task.forget == [1]
@@ -73,9 +84,14 @@ def test_what_is_computed_beforehand_sees_at_least_the_samples_asked_for(monkeyp
 
 
 def test_what_was_computed_beforehand_is_kept(monkeypatch, tmp_path):
-    first, again = (prepared(monkeypatch, tmp_path, samples) for samples in (10, 20))
-    assert torch.equal(first["sizes"], again["sizes"])
-    assert [path.name for path in (tmp_path / "precomputed").iterdir()] == ["counting-key.safetensors"]
+    """By whatever run that differs in nothing that matters to it, and in each run's own folder."""
+    for run_folder in ("a", "b"):
+        assert prepared(monkeypatch, tmp_path / run_folder)["sizes"].tolist() == [10]
+        assert len(list((tmp_path / run_folder / "precomputed").iterdir())) == 1
+    assert Counting.made == [10]
+    prepared(monkeypatch, tmp_path / "c", samples=20)
+    prepared(monkeypatch, tmp_path / "d", seed=1)
+    assert Counting.made == [10, 20, 10]
 
 
 def test_an_inherited_computation_is_made_too(monkeypatch, tmp_path):
@@ -185,17 +201,66 @@ def test_copied_samples_are_those_of_the_source(tmp_path):
     assert first == second
 
 
-def test_a_run_on_a_plain_diffusers_folder_makes_a_pack_that_loads(tmp_path):
-    plain = make_model(label_slots=3)
-    save_model(plain, tmp_path / "plain")
+@pytest.fixture
+def plain(tmp_path):
+    """A function that runs in this process on a diffusers folder with data beside it: the folder of the run."""
+    save_model(make_model(label_slots=3), tmp_path / "plain")
     for label in range(3):
         for number in range(2):
             write_image(tmp_path / "data" / f"name {label}" / f"{number}.png", np.full((16, 16, 3), 80 * label))
-    request = RunConfig(
-        ["1"], model=str(tmp_path / "plain"), data=str(tmp_path / "data"), preset="digits/sfron-dual",
-        output=str(tmp_path / "run"), method={"fisher_samples": 2}, runtime={"device": "cpu"},
-        unlearn={"rounds": 1, "finish": 0, "forget": {"batch_size": 2}, "retain": {"batch_size": 2}},
-        sample={"per_class": 2, "steps": 1}, score={"allow_missing": True},
-    )  # fmt: skip
-    assert run(request)["complete"]
-    assert load_model(str(tmp_path / "run" / "model")).labels == plain.labels
+
+    def start(name, rounds=1, **runtime):
+        request = RunConfig(
+            ["1"], model=str(tmp_path / "plain"), data=str(tmp_path / "data"), preset="digits/sfron-dual",
+            output=str(tmp_path / name), method={"fisher_samples": 2}, runtime={"device": "cpu", **runtime},
+            unlearn={"rounds": rounds, "finish": 0, "forget": {"batch_size": 2}, "retain": {"batch_size": 2}},
+            sample={"per_class": 2, "steps": 2}, score={"allow_missing": True},
+        )  # fmt: skip
+        assert run(request)["complete"]
+        return tmp_path / name
+
+    return start
+
+
+def test_a_run_on_a_plain_diffusers_folder_makes_a_pack_that_loads(plain):
+    assert load_model(str(plain("run") / "model")).labels == make_model().labels
+
+
+def images_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
+
+
+def test_a_run_draws_both_models_in_its_precision_and_the_next_run_in_another(plain):
+    """No step is taken, so original and erased are one model."""
+    drawn = {}
+    for precision in ("fp32", "bf16", "auto"):
+        samples = plain(precision, rounds=0, precision=precision) / "samples"
+        drawn[precision] = images_of(samples / "original")
+        assert len(drawn[precision]) == 6
+        assert images_of(samples / "erased") == drawn[precision]
+    assert drawn["fp32"] != drawn["bf16"]
+    assert drawn["auto"] == drawn["fp32"]  # on a CPU
+
+
+def test_what_is_kept_in_the_cache_is_kept_for_its_precision(plain):
+    """The key of the Fisher diagonals is in their name."""
+    names = {p: [path.name for path in (plain(p, precision=p) / "precomputed").iterdir()] for p in ("fp32", "bf16")}
+    assert len({*names["fp32"], *names["bf16"]}) == 2
+
+
+def test_a_run_in_mixed_precision_saves_a_model_that_is_out_of_it_again(plain, monkeypatch):
+    saved = []
+    monkeypatch.setattr("erase.unlearning.save_model", lambda model, folder: saved.append(model))
+    plain("bf16", rounds=0, precision="bf16")
+    assert "forward" not in vars(saved[0].transformer)
+
+
+def test_mixed_precision_of_a_prepared_model_can_be_undone():
+    model, batch = make_model(), make_batch(4)
+    before = model.transformer(batch.x0, timestep=batch.t, class_labels=batch.labels).sample
+    module = make_accelerator(RuntimeConfig(device="cpu", precision="bf16")).prepare_model(model.transformer)
+    during = module(batch.x0, timestep=batch.t, class_labels=batch.labels).sample
+    restore_forward(model.transformer)
+    after = model.transformer(batch.x0, timestep=batch.t, class_labels=batch.labels).sample
+    assert torch.equal(after, before)
+    assert not torch.equal(during, before)

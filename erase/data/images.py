@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from .. import rng
 from ..errors import UserError
-from ..files import digest, read_tensors, shipped
+from ..files import digest, file_digests, read_tensors, shipped
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 HELD_OUT_SHARE = 0.2
@@ -104,17 +105,29 @@ def digits() -> ImageSet:
 
 
 def folder(root: Path, size: int, classes: dict[str, int] | None = None) -> ImageSet:
-    """A folder with one sub-folder a class; ``classes`` maps sub-folder names to ids (default: sorted order)."""
+    """A folder with one sub-folder a class; ``classes`` maps sub-folder names to ids.
+
+    Default ids are the names' own numbers where all are numbers, so that index and name agree, else the sorted order.
+    """
     if not root.is_dir():
         raise UserError(f"no data folder at {root}; give --data digits or a folder with one sub-folder a class")
     found = sorted(path for path in root.iterdir() if path.is_dir())
     if classes is None:
-        classes = {path.name: number for number, path in enumerate(found)}
+        classes, rename = _ids([path.name for path in found]), "rename it"
+    else:
+        rename = "rename it, here and in id2label of the model's model_index.json"
+    names = {label: name for name, label in classes.items()}
     files: list[Path] = []
     labels: list[int] = []
     for path in found:
         if path.name not in classes:
             raise UserError(f"the data folder {path} is no class of the model; known: {', '.join(list(classes)[:20])}")
+        label, index = classes[path.name], int(path.name) if re.fullmatch("[0-9]+", path.name) else None
+        if index is not None and index in names and index != label:
+            raise UserError(
+                f"the data folder {path} bears the name of class {label} and the index of class {index} "
+                f"({names[index]}); {rename}"
+            )
         images = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
         files += images
         labels += [classes[path.name]] * len(images)
@@ -122,9 +135,16 @@ def folder(root: Path, size: int, classes: dict[str, int] | None = None) -> Imag
         raise UserError(f"no images under {root}; it needs one sub-folder a class, holding PNG or JPEG files")
     present = set(labels)
     used = {label: name for name, label in classes.items() if label in present}
-    stamp = [(str(f.relative_to(root)), digest(f)) for f in files]
+    stamp = [(str(f.relative_to(root)), d) for f, d in zip(files, file_digests(root, files), strict=True)]
     array = np.array(labels, dtype=np.int64)
     return ImageSet(used, array, split(array), size, f"folder-{digest(stamp, size)}", files=tuple(files))
+
+
+def _ids(names: list[str]) -> dict[str, int]:
+    numbers = [int(name) for name in names if re.fullmatch("[0-9]+", name)]
+    if len(set(numbers)) != len(names):
+        numbers = list(range(len(names)))
+    return dict(zip(names, numbers, strict=True))
 
 
 def split(labels: np.ndarray, share: float = HELD_OUT_SHARE, seed: int = 0) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,18 +52,55 @@ def encode_moments(vae: Any, images: ImageSet, indices: Sequence[int] | np.ndarr
 
 @dataclass
 class Batch:
-    """Scaled latents ``x0`` (n x C x h x w), ``noise`` of that shape, ``t`` (int64, n), ``labels`` (int64, n)."""
+    """Scaled latents ``x0`` (n x C x h x w), ``noise`` of that shape, ``t`` (int64, n), ``labels`` (int64, n).
+
+    ``items`` (int64, n) number the images in their set, and ``draws`` (float64, n, in [0, 1)) are for the method's own
+    use: a random choice for each sample that depends on (seed, step, index) alone.
+    """
 
     x0: torch.Tensor
     noise: torch.Tensor
     t: torch.Tensor
     labels: torch.Tensor
+    items: torch.Tensor
+    draws: torch.Tensor
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(x.to(device, non_blocking=True) for x in (self.x0, self.noise, self.t, self.labels)))
+        return Batch(*(value.to(device, non_blocking=True) for value in vars(self).values()))
+
+    def part(self, chosen: torch.Tensor | slice) -> Batch:
+        """The samples at these positions (int64, bool or a slice)."""
+        return Batch(*(value[chosen] for value in vars(self).values()))
+
+    def parts(self, size: int) -> Iterator[Batch]:
+        """Consecutive parts of at most ``size`` samples."""
+        return (self.part(slice(start, start + size)) for start in range(0, len(self), size))
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+@dataclass(frozen=True)
+class LatentSet:
+    """Images of one side: ``rows`` of ``moments`` (int64, n) and the class id of each (int64, n)."""
+
+    moments: Moments
+    rows: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def part(self, chosen: np.ndarray) -> LatentSet:
+        """The images at these positions (int64 or bool)."""
+        return LatentSet(self.moments, self.rows[chosen], self.labels[chosen])
+
+
+def fixed_latents(latents: torch.Tensor, labels: np.ndarray, scaling_factor: float, spread: float = 0.0) -> LatentSet:
+    """A set of given scaled ``latents`` (n x C x h x w); every use adds noise of deviation ``spread``."""
+    mean = latents / scaling_factor
+    std = torch.full_like(mean, spread / scaling_factor)
+    return LatentSet(Moments(mean, std, scaling_factor), np.arange(len(latents)), labels)
 
 
 @dataclass(frozen=True)
@@ -96,4 +133,5 @@ class LatentStream:
             labels = torch.where(drop, self.null_label, labels)
         noise = rng.normal(self.seed, f"{self.name}/noise", step, shape)
         t = rng.stratified(self.seed, f"{self.name}/t", step, self.batch_size, self.timesteps)
-        return Batch(x0, noise, t, labels)
+        draws = rng.uniform(self.seed, f"{self.name}/draw", step, self.batch_size)
+        return Batch(x0, noise, t, labels, torch.from_numpy(chosen), draws)

@@ -10,31 +10,30 @@ import numpy as np
 
 from ..config import ResolvedConfig
 from .images import ImageSet
-from .latents import LatentStream, Moments, encode_moments
+from .latents import LatentSet, LatentStream, encode_moments
 
 
 @dataclass(frozen=True)
 class Split:
-    """Moments of the training images, with the rows of either side ("forget", "retain") and each image's class id."""
+    """The sets of either side ("forget", "retain"). A method may put others in their place."""
 
-    moments: Moments
-    rows: dict[str, np.ndarray]
-    labels: np.ndarray
+    sets: dict[str, LatentSet]
     null_label: int
 
     def training(self, side: str, config: ResolvedConfig) -> LatentStream:
         """Training batches; labels are dropped on the retain side alone."""
         dropout = config.unlearn.label_dropout if side == "retain" else 0.0
-        return self._stream(side, side, config.seed, getattr(config.unlearn, side).batch_size, dropout)
+        size = getattr(config.unlearn, side).batch_size
+        return self.stream(self.sets[side], side, config.seed, size, dropout)
 
     def beforehand(self, side: str, seed: int, batch_size: int) -> LatentStream:
         """Batches for what is computed before training: no label dropout, and a stream of its own."""
-        return self._stream(side, f"precompute/{side}", seed, batch_size, 0.0)
+        return self.stream(self.sets[side], f"precompute/{side}", seed, batch_size)
 
-    def _stream(self, side: str, name: str, seed: int, batch_size: int, dropout: float) -> LatentStream:
-        rows = self.rows[side]
-        labels = self.labels[rows % len(self.labels)]  # a mirrored image follows after all others
-        return LatentStream(self.moments, rows, labels, seed, name, batch_size, self.null_label, dropout)
+    def stream(self, images: LatentSet, name: str, seed: int, batch_size: int, dropout: float = 0.0) -> LatentStream:
+        return LatentStream(
+            images.moments, images.rows, images.labels, seed, name, batch_size, self.null_label, dropout
+        )
 
 
 def encode_split(
@@ -44,8 +43,9 @@ def encode_split(
     chosen = images.select(classes, held_out=False)
     moments = encode_moments(vae, images, chosen, key, flip)
     labels = images.labels[chosen]
+    everything = np.arange(len(labels))
+    if flip:  # a mirrored image follows after all others
+        everything, labels = np.arange(2 * len(labels)), np.concatenate([labels, labels])
     gone = np.isin(labels, list(forget))
-    rows = {"forget": np.flatnonzero(gone), "retain": np.flatnonzero(~gone)}
-    if flip:
-        rows = {side: np.concatenate([r, r + len(labels)]) for side, r in rows.items()}
-    return Split(moments, rows, labels, null_label)
+    whole = LatentSet(moments, everything, labels)
+    return Split({"forget": whole.part(gone), "retain": whole.part(~gone)}, null_label)

@@ -7,10 +7,21 @@ from typing import Any
 from ..errors import UserError, nearest
 from ..optim import POLICIES, check_policy
 from .base import Beforehand, Method, Options
+from .eupmu import EUPMU
 from .finetune import Finetune
+from .ga import GradientAscent
+from .ltu import LearningToUnlearn
+from .random_label import RandomLabel
+from .retrain import Retrain
+from .sa import SelectiveAmnesia
+from .salun import SalUn
 from .sfron import SFRon
+from .surgery import Surgery
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (SFRon, Finetune)}
+ALL: tuple[type[Method], ...] = (
+    Finetune, GradientAscent, RandomLabel, SelectiveAmnesia, SalUn, SFRon, EUPMU, Surgery, LearningToUnlearn, Retrain,
+)  # fmt: skip
+METHODS: dict[str, type[Method]] = {method.name: method for method in ALL}
 
 
 def find_method(name: str) -> type[Method]:
@@ -24,6 +35,8 @@ def refusal(method: type[Method], policy: str) -> str | None:
     check_policy(policy)
     if policy != "shared" and len(method.objectives) < 2:
         return f"{method.name} has one objective, so there is nothing to keep apart; use --optimizer shared"
+    if policy != "shared" and method.single_backward:
+        return f"{method.name} takes one backward pass for both losses, so it has one gradient; use --optimizer shared"
     return None
 
 
@@ -34,6 +47,7 @@ def matrix() -> list[dict[str, Any]]:
             "method": method.name,
             "summary": method.summary,
             "needs": list(method.needs),
+            "updates": list(method.updates),
             "policies": {policy: refusal(method, policy) for policy in POLICIES},
         }
         for method in METHODS.values()

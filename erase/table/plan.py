@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..config import ResolvedConfig, RunConfig, Section, as_mapping, merge
+from ..config import ResolvedConfig, RunConfig, Section, merge
 from ..errors import UserError
 from ..labels import find_forget
 from ..methods import find_method, refusal
@@ -168,4 +168,4 @@ def golden_settings(line: Line) -> dict[str, Any]:
 
 
 def key_of(config: ResolvedConfig, forget: Sequence[int]) -> str:
-    return config_hash(as_mapping(with_classes(config, forget)))
+    return config_hash(with_classes(config, forget))

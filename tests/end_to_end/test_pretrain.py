@@ -1,15 +1,20 @@
 """`erase pretrain`: a pack from any image folder, continued where it was stopped."""
 
 import json
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import erase
+from erase.classifier import load_instrument
 from erase.config import merge, parse_words
+from erase.data.images import load_images
 from erase.data.latents import Batch, LatentStream
 from erase.presets import resolve_pretrain
+from erase.reference import read_reference
 
 from .conftest import quick as command
 
@@ -30,15 +35,22 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_pack_from_a_folder_runs_and_forgets(pictures: Path, tmp_path: Path) -> None:
-    made = command("pretrain", "--data", str(pictures), "-o", "trees", *TINY, cwd=tmp_path)
+    made = command("pretrain", "--data", os.path.relpath(pictures, tmp_path), "-o", "trees", *TINY, cwd=tmp_path)
     assert made.returncode == 0, made.stderr[-2000:]
     model = erase.load_model(str(tmp_path / "trees"))
     assert model.labels == {0: "ash", 1: "birch", 2: "cedar"}
-    words = ("--model", "trees", "unlearn.rounds=2", "unlearn.finish=0")
+    assert model.pack["data"]["source"] == str(pictures.resolve())
+    words = ("--model", "../trees", "unlearn.rounds=2", "unlearn.finish=0")
     small = ("method.fisher_samples=16", "sample.per_class=2", "sample.steps=2")
-    done = command("run", "-f", "birch", *words, *small, "-o", "run", cwd=tmp_path)
+    images = load_images(str(pictures), 32)
+    features = load_instrument(tmp_path / "trees" / "classifier").read(images.batches(range(30))).features
+    kept = read_reference(tmp_path / "trees").statistics([0, 2])
+    assert np.allclose(kept["sigma"], np.cov(features[images.labels != 1].astype(float).T), rtol=1e-6, atol=1e-12)
+    (tmp_path / "elsewhere").mkdir()
+    done = command("run", "-f", "birch", *words, *small, "-o", "../run", cwd=tmp_path / "elsewhere")
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((tmp_path / "run" / "results.json").read_text())["forget"] == [{"index": 1, "name": "birch"}]
+    assert np.array_equal(read_reference(tmp_path / "run" / "model").outer, read_reference(tmp_path / "trees").outer)
 
 
 def recipe(pictures: Path, *more: str) -> erase.PretrainConfig:

@@ -1,11 +1,14 @@
 """Every command and the Python example of the README, as they stand there (made small by settings at their end)."""
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+from erase.report.table import result_table
 
 from .conftest import Finished
 from .conftest import quick as command
@@ -55,6 +58,16 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
 def test_every_linked_file_is_there() -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_figures_of_the_first_command_are_a_committed_cell() -> None:
+    """What the README says `erase run --forget 3` ends with is one of the cells that the table is made of."""
+    lines = (ROOT / "docs" / "results" / "digits-sfron.jsonl").read_text().splitlines()
+    wanted = {"policy": "dual", "class": 3, "seed": 0, "words": []}
+    (cell,) = [row for row in map(json.loads, lines) if wanted.items() <= row.items()]
+    shown = README.split("<!-- run -->")[1].split("<!-- /run -->")[0]
+    for line in result_table({"models": cell}).splitlines():
+        assert f"\n{line}\n" in shown
 
 
 def test_results_table_is_the_committed_cells() -> None:

@@ -1,0 +1,116 @@
+"""SA: selective amnesia (NeurIPS 2023, arXiv 2305.10120), adapted to DiT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from ..config import setting
+from ..data.latents import fixed_latents
+from ..saliency import fisher_diagonal, fisher_summed, mean_loss
+from . import base
+
+
+@dataclass(frozen=True)
+class Options(base.Options):
+    surrogate: str = setting(
+        "noise", "what the forgotten label shall draw: noise latents, or the next class", choices=("noise", "class")
+    )
+    surrogates: int = setting(1024, "noise latents to draw from", low=1)
+    replay: str = setting(
+        "generated", "retain images: the model's own samples, or the real ones", choices=("generated", "real")
+    )
+    replay_per_class: int = setting(100, "samples of each class for replay and Fisher", low=1)
+    fisher: str = setting(
+        "sampled",
+        "sampled: squared gradients at random timesteps; exact: of the loss summed over all timesteps",
+        choices=("sampled", "exact"),
+    )
+    fisher_samples: int = setting(1024, "samples of the sampled Fisher diagonal", low=1)
+    fisher_images: int = setting(100, "images of the exact Fisher diagonal", low=1, high=100)
+    strength: float = setting(
+        1.0, "weight of the elastic penalty: at 1, a predicted relative change of the loss of 1 costs one loss", low=0.0
+    )
+
+
+class SelectiveAmnesia(base.Method):
+    """Corrupt (train the forgotten label on surrogates), replay (train the others on the model's samples), EWC.
+
+    J = E_q L(theta; x, c_f) + E_replay L(theta; x, y) + strength / L0 * sum_i F_i (theta_i - theta0_i)^2. L0 is the
+    loss of the original model: sum F d^2 / L0^2 is the squared relative change of the loss that the Fisher diagonal
+    predicts, so ``strength`` has the same meaning whatever the loss is multiplied by. The replay and the penalty form
+    the retain objective. As in the original, F takes in all classes, the forgotten too.
+    """
+
+    name = "sa"
+    summary = "train the class on noise, hold the rest by replay and an elastic penalty"
+    needs = ("samples of the model's own", "Fisher diagonal", "a copy of the original weights")
+    precomputed_from = ("replay_per_class", "fisher", "fisher_samples", "fisher_images")
+    per_model = True
+    quick: ClassVar[dict[str, Any]] = {"replay_per_class": 2, "fisher_samples": 16, "fisher_images": 1}
+    Options = Options
+
+    def precompute(self, beforehand: base.Beforehand) -> base.Tensors:
+        assert beforehand.replay is not None
+        options, module = self.options, beforehand.module
+        replay = beforehand.replay(options.replay_per_class)
+        if options.fisher == "sampled":
+            fisher = fisher_diagonal(module, self.task.loss, beforehand.batches(replay, options.fisher_samples))
+        else:
+            images = (self.task.over_timesteps(image) for image in beforehand.images(replay, options.fisher_images))
+            fisher = fisher_summed(module, self.task.loss, images)
+        level = mean_loss(self.task.loss, beforehand.batches(replay, options.fisher_samples))
+        latents = replay.moments.mean * replay.moments.scaling_factor
+        drawn = {"replay/latents": latents, "replay/labels": torch.from_numpy(replay.labels)}
+        return {**drawn, "level": level, **{f"fisher/{name}": value for name, value in fisher.items()}}
+
+    def start(self, precomputed: base.Tensors, parameters: Mapping[str, torch.nn.Parameter], seed: int = 0) -> None:
+        self.latents, self.labels = precomputed["replay/latents"].cpu(), precomputed["replay/labels"].cpu().numpy()
+        self.parameters: list[torch.Tensor] = list(parameters.values())
+        self.anchor = [p.detach().clone() for p in self.parameters]
+        scale = self.options.strength / precomputed["level"]
+        self.stiffness = [precomputed[f"fisher/{name}"] * scale for name in parameters]
+        self.penalty: torch.Tensor | None = None
+
+    def training_sets(self, sets: base.Sets, seed: int) -> base.Sets:
+        factor = sets["forget"].moments.scaling_factor
+        forget = np.array(sorted(self.task.forget))
+        if self.options.surrogate == "noise":
+            zeros = torch.zeros(self.options.surrogates, *self.latents.shape[1:])
+            surrogate = fixed_latents(zeros, np.resize(forget, len(zeros)), factor, spread=1.0)
+        else:
+            images, labels = [], []
+            for label in forget:
+                stand_in = int(self.task.next_class(torch.tensor([label]))[0])
+                chosen = self.latents[torch.from_numpy(self.labels == stand_in)]
+                images.append(chosen)
+                labels.append(np.full(len(chosen), label))
+            surrogate = fixed_latents(torch.cat(images), np.concatenate(labels), factor)
+        if self.options.replay == "real":
+            return {"forget": surrogate, "retain": sets["retain"]}
+        keep = ~np.isin(self.labels, forget)
+        replay = fixed_latents(self.latents[torch.from_numpy(keep)], self.labels[keep], factor)
+        return {"forget": surrogate, "retain": replay}
+
+    def forget_values(self, batch: Any) -> torch.Tensor:
+        values: torch.Tensor = self.task.loss(batch)
+        return values
+
+    def edit_gradients(self, objective: str) -> None:
+        """Adds the gradient of the penalty, 2 strength / L0 F_i (theta_i - theta0_i), to the retain objective."""
+        if objective != "retain" or not self.options.strength:
+            return
+        with torch.no_grad():
+            moved = [p - start for p, start in zip(self.parameters, self.anchor, strict=True)]
+            pull = [d * stiff for d, stiff in zip(moved, self.stiffness, strict=True)]
+            self.penalty = base.inner(moved, pull)
+            for parameter, tug in zip(self.parameters, pull, strict=True):
+                if parameter.grad is not None:
+                    parameter.grad.add_(tug, alpha=2.0)
+
+    def report(self, objective: str) -> dict[str, torch.Tensor]:
+        return {"penalty": self.penalty} if objective != "forget" and self.penalty is not None else {}

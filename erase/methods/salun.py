@@ -1,0 +1,56 @@
+"""SalUn: saliency unlearning (ICLR 2024, arXiv 2310.12508)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+
+from ..config import setting
+from ..saliency import apply_mask, mean_gradient, top_share_mask
+from . import base, random_label
+
+
+@dataclass(frozen=True)
+class Options(random_label.Options):
+    form: str = setting(
+        "distill",
+        "distill: the paper's, the forgotten label's prediction goes to the other's; relabel: the published DiT code's",
+        choices=random_label.FORMS,
+    )
+    share: float = setting(0.5, "share of all weights that the saliency mask selects", low=0.0, high=1.0)
+    saliency_samples: int = setting(1024, "forget samples for the gradient whose magnitude is the saliency", low=1)
+    mask_retain: bool = setting(True, "retain steps move salient weights alone too")
+
+
+class SalUn(random_label.RandomLabel):
+    """Random label on salient weights: l_f = E mean_d (eps(x_t, t, c_f) - sg[eps(x_t, t, c')])^2, c' the next class.
+
+    Saliency is the magnitude of the gradient of the forget loss at the original weights, ranked over all of them.
+    """
+
+    name = "salun"
+    summary = "another class's label, on the weights of the largest forget gradient"
+    needs = ("forget images", "retain images", "saliency mask")
+    precomputed_from = ("form", "share", "saliency_samples")
+    quick: ClassVar[dict[str, Any]] = {"saliency_samples": 16}
+    Options = Options
+
+    def other(self, batch: Any) -> torch.Tensor:
+        labels: torch.Tensor = self.task.next_class(batch.labels)
+        return labels
+
+    def precompute(self, beforehand: base.Beforehand) -> base.Tensors:
+        batches = beforehand.batches("forget", self.options.saliency_samples)
+        gradient = mean_gradient(beforehand.module, partial(self.loss, "forget"), batches)
+        return top_share_mask({name: g.abs() for name, g in gradient.items()}, self.options.share)
+
+    def start(self, precomputed: base.Tensors, parameters: Mapping[str, torch.nn.Parameter], seed: int = 0) -> None:
+        self.masked = [(p, precomputed[name].to(p.device)) for name, p in parameters.items()]
+
+    def edit_gradients(self, objective: str) -> None:
+        if objective == "forget" or self.options.mask_retain:
+            apply_mask(self.masked)
