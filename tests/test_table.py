@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from erase.config import RunConfig, as_mapping
+from erase.config import RunConfig
 from erase.errors import UserError
 from erase.files import shipped
 from erase.presets import config_hash, resolve
@@ -81,7 +81,7 @@ def test_a_cell_is_keyed_by_the_config_that_erase_run_would_resolve():
     words = {"unlearn": {"forget": {"lr": 3e-4}}, "sample": {"per_class": 30}}
     config = resolve(RunConfig(["3", "8"], method="sfron", optimizer="dual", seed=1), words)
     made = plan(set={"sample": {"per_class": 30}}, rows=[{**ROW, "set": {"unlearn.forget.lr": 3e-4}}])
-    assert keys(made)[-1] == config_hash(as_mapping(config))
+    assert keys(made)[-1] == config_hash(config)
 
 
 def test_nested_and_dotted_settings_are_the_same_and_later_layers_win():
@@ -241,6 +241,7 @@ def test_a_cell_s_line_holds_what_the_table_needs(table, tmp_path):
     assert (row["forget"], row["seed"], row["error"]) == ([3, 8], 0, None)
     assert row["erased"] == scores()
     golden_runs = json.loads((tmp_path / "out" / "golden.json").read_text())
+    assert "cache" not in golden_runs
     assert [run["hash"] for run in golden_runs.values()] == [row["golden"]]
 
 
@@ -331,6 +332,18 @@ class TestGolden:
         table(third)
         assert (third.golden, third.cells) == ([], []), "what was compared once is trusted"
 
+    def test_what_older_code_has_cached_does_not_stand_in_when_its_cells_are_run_again(self, table, code):
+        caches = []
+        for name, loss in (("a", 0.5), ("b", 0.5), ("c", 0.6), ("d", 0.6)):
+            code(name)
+            runner = Stub(numbers={"loss": loss})
+            table(runner, seeds=[len(caches)])
+            caches.append({task.cache for task in runner.cells})
+        (first,), (second,), (third,), (fourth,) = caches
+        assert first == second
+        assert third not in (first, first.parent)
+        assert third == fourth
+
     def test_code_that_is_taken_back_makes_its_cells_valid_again(self, table, code):
         runs = []
         for name, loss in (("a", 0.5), ("b", 0.6), ("c", 0.5)):
@@ -399,7 +412,9 @@ def test_what_other_code_left_in_a_cell_s_folder_is_not_continued(monkeypatch, t
     found = []
     for hash_, keep in (("a", "samples"), ("a", "results"), ("b", "all")):
         request = RunConfig([3], output=str(tmp_path / "key"))
-        found.append(work.do_cell(work.CellTask("n", "key", hash_, request, {}, tmp_path / "key", keep)))
+        found.append(
+            work.do_cell(work.CellTask("n", "key", hash_, request, {}, tmp_path / "key", keep, tmp_path / "cache"))
+        )
     assert seen == [[], ["config.yaml", "grid.png", "results.json", "samples"], []]
     assert {path.name for path in (tmp_path / "key").iterdir()} == {
         "results.json", "config.yaml", "grid.png", "metrics.jsonl", "samples",

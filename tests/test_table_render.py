@@ -9,9 +9,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from erase import presets
-from erase.methods import METHODS
-from erase.methods.finetune import Finetune
 from erase.table.numbers import choose
 from erase.table.run import run_table
 
@@ -77,18 +74,7 @@ def test_the_original_is_scored_once_a_class(table):
     assert lines_of(text, "| original |")[0].startswith("| original |  | 95.0 | 97.0 | 2.00 | - | - |")
 
 
-@pytest.fixture
-def retrain(monkeypatch):
-    """A method of that name, as short as finetuning."""
-    method = type("Retrain", (Finetune,), {"name": "retrain"})
-    monkeypatch.setitem(METHODS, "retrain", method)
-    load = presets.load_preset
-    monkeypatch.setattr(
-        presets, "load_preset", lambda name: load(name.replace("retrain", "finetune")) | {"method": {"name": "retrain"}}
-    )
-
-
-def test_the_retrained_model_is_the_floor_class_by_class(table, retrain):
+def test_the_retrained_model_is_the_floor_class_by_class(table):
     fid = {("retrain", 0): 1.0, ("retrain", 1): 2.0, ("sfron", 0): 1.1, ("sfron", 1): 2.5}
 
     def outcome(task):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import read_json, write_json
+from ..files import cache_folder, read_json, write_text
 from .plan import Cell, Line, Plan
 
 Entry = dict[str, Any]
@@ -86,7 +86,14 @@ class Store:
         self.entries.setdefault(entry["key"], []).append(entry)
 
     def save_golden(self) -> None:
-        write_json(self.folder / "golden.json", self.golden)
+        """One line a golden run."""
+        lines = [f"{json.dumps(key)}: {json.dumps(run)}" for key, run in self.golden.items()]
+        write_text(self.folder / "golden.json", "{\n" + ",\n".join(lines) + "\n}\n")
+
+    def cache(self) -> Path:
+        """Where cells cache. Once the code's numbers have changed, no longer where older code has cached its own."""
+        changed = self.golden.get("cache")
+        return cache_folder("code", changed["digest"]) if changed else cache_folder()
 
 
 def compact(value: Any) -> Any:

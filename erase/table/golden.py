@@ -57,6 +57,8 @@ def _judge(
         store.golden[task.key] = {**before, "digest": made_by}  # the first numbers stay, so that no drift adds up
         return
     store.golden[task.key] = {"digest": made_by, "hash": digest(numbers), "numbers": numbers}
+    if change:
+        store.golden["cache"] = {"digest": made_by}
     lines = [line for line in plan.lines if line.golden == task.key]
     stale = {cell.key for line in lines for cell in line.cells if store.state(line, cell)[0] == "stale"}
     if stale:
@@ -87,7 +89,8 @@ def code_digest(source: str) -> str:
     code = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
     code = {name: path for name, path in code.items() if not name.startswith("table/") and name != "cli.py"}
     root = find_source(source)
-    model = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+    files = [root] if root.is_file() else [path for path in root.rglob("*") if path.is_file()]
+    model = {path.relative_to(root).as_posix(): path for path in files}
     libraries = {name: version for name, version in versions().items() if name != "erase"}
     parts = [part for files in (code, model) for name in sorted(files) for part in (name, files[name])]
     return digest(libraries, *parts)

@@ -12,7 +12,6 @@ import torch
 from tqdm import tqdm
 
 from ..config import merge
-from ..files import cache_folder
 from .cells import Entry, Standing, Store, held, standings
 from .config import dotted, find_table, load_table
 from .golden import check_golden
@@ -41,8 +40,8 @@ def run_table(
         return render(plan, standings(Store(folder), plan), folder, path.stem)
     run, many = runner or processes, jobs or (1 if torch.cuda.is_available() else cores())
     with held(folder):
-        cache_folder()  # refused here rather than in every cell
         store = Store(folder)
+        store.cache()  # refused here rather than in every cell
         try:
             check_golden(store, plan, run, many, _say)
             _run_cells(store, plan, run, many, keep)
@@ -73,7 +72,7 @@ def _task(store: Store, cell: Standing, threads: int, keep: str) -> CellTask:
     golden = store.golden.get(cell.line.golden, {}).get("hash", "")
     request = cell.line.request(cell.cell.forget, cell.cell.seed, str(folder))
     settings = merge({"runtime": {"threads": threads}}, cell.line.settings)
-    return CellTask(cell.name, cell.cell.key, golden, request, settings, folder, keep)
+    return CellTask(cell.name, cell.cell.key, golden, request, settings, folder, keep, store.cache())
 
 
 def _entry(cell: Standing, golden: str, result: Mapping[str, Any]) -> Entry:

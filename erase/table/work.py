@@ -36,6 +36,7 @@ class CellTask:
     settings: Section
     folder: Path
     keep: str
+    cache: Path
 
     @property
     def log(self) -> Path:
@@ -71,7 +72,8 @@ def do_cell(task: CellTask) -> dict[str, Any]:
     write_text(mark, task.golden)
     again = (task.folder / "results.json").is_file()
     reset_peak()
-    results, _ = run_in_folder(task.request, task.settings)
+    with environment(ERASE_CACHE=str(task.cache)):
+        results, _ = run_in_folder(task.request, task.settings)
     peak = None if again else peak_memory(results["device"] != "cpu")
     prune(task.folder, task.keep)
     sides = {side: {name: results["models"][side][name] for name in SCORES} for side in ("original", "erased")}
