@@ -45,7 +45,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 def load_preset(name: str) -> dict[str, Any]:
     root = shipped("configs")
-    known = sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
+    presets = (path for path in root.rglob("*.yaml") if path.parent.name != "tables")
+    known = sorted(str(path.relative_to(root).with_suffix("")) for path in presets)
     if name not in known:
         raise UserError(f"unknown preset {name!r}{nearest(name, known)}")
     return load_yaml(root / f"{name}.yaml")
