@@ -133,6 +133,10 @@ class RuntimeConfig:
     precision: str = setting(
         "auto", "auto is bf16 autocast on a GPU and fp32 elsewhere", choices=("auto", "fp32", "bf16")
     )
+    micro_batch: int | None = setting(
+        None, "samples that go through the model at once; a step's gradient is added up over them", low=1
+    )
+    checkpointing: bool = setting(False, "recompute each block in the backward pass: less memory, a third more time")
     threads: int | None = setting(None, "CPU threads; default: torch's own choice", low=1)
     deterministic: bool = setting(False, "bit-exact arithmetic on a GPU too, slower")
     save_every: int = setting(500, "steps between saved states", low=1)

@@ -30,6 +30,8 @@ def tie_embedders(transformer: Any) -> None:
     """
     first = transformer.transformer_blocks[0].norm1.emb
     for number, block in enumerate(transformer.transformer_blocks):
+        if block.norm1.emb is first:
+            continue
         for (name, mine), other in zip(first.named_parameters(), block.norm1.emb.parameters(), strict=True):
             if not torch.equal(mine, other):
                 raise UserError(

@@ -14,8 +14,10 @@ from .errors import NoModelError, UserError
 from .files import read_json
 from .imagenet import class_names
 from .labels import find_forget
+from .memory import device_memory, predict, told
+from .precision import chosen
 from .presets import output_folder, resolve, with_classes
-from .sources import HUB, find_source, find_vae, missing_weights, read_labels
+from .sources import HUB, find_source, find_vae, hub_config, missing_weights, read_config, read_labels
 
 STAND_IN = "digits"
 
@@ -29,23 +31,36 @@ def dry_run(request: RunConfig, words: Mapping[str, Any], as_json: bool) -> str:
     except NoModelError:
         config = resolve(request, words, STAND_IN)
         missing.append(f"preset: the model's family is not known yet; shown over the one of {STAND_IN}")
-    labels: dict[int, str] = class_names() if config.model.source in HUB else {}
+    source = config.model.source
+    labels, shape = (class_names(), hub_config(source)) if source in HUB else ({}, {})
     try:
-        root = find_source(config.model.source, download=False)
+        root = find_source(source, download=False)
         missing += _missing(root, config)
         if root.is_file() or any((root / name).is_file() for name in ("erase.json", "transformer/config.json")):
             labels = read_labels(root)
+        if root.is_file() or (root / "transformer" / "config.json").is_file():
+            shape = read_config(root, config.model.num_heads)
     except NoModelError as error:
         missing.append(str(error))
     if labels:
         forget = find_forget(config.forget, labels)
         config = with_classes(config, forget)
     output = output_folder(request, config, forget)
+    memory = _memory(shape, config)
     if as_json:
-        return json.dumps({"config": as_mapping(config), "output": str(output), "missing": missing}, indent=2)
+        content = {"config": as_mapping(config), "output": str(output), "missing": missing, "memory": memory}
+        return json.dumps(content, indent=2)
     lines = [yaml.safe_dump(as_mapping(config), sort_keys=False).rstrip(), f"# output: {output}"]
+    if memory:
+        lines += [f"# memory: {line}" for line in told(memory, device_memory(config.runtime.device))]
     lines += [f"# missing: {line}" for line in missing] or ["# nothing is missing"]
     return "\n".join(lines)
+
+
+def _memory(shape: Mapping[str, Any], config: ResolvedConfig) -> dict[str, int]:
+    """The predicted bytes by purpose; empty if the model's shape is not known."""
+    device = "cpu" if device_memory(config.runtime.device) is None else "cuda"
+    return predict(shape, config, chosen(config.runtime.precision, device) == "bf16") if shape else {}
 
 
 def _missing(root: Path, config: ResolvedConfig) -> list[str]:

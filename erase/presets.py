@@ -13,7 +13,7 @@ from .config import SHORT, PretrainConfig, ResolvedConfig, RunConfig, build, cha
 from .errors import UserError, nearest
 from .files import digest, read_json, shipped
 from .methods import Method, find_method, refusal
-from .sources import CHECKPOINTS, HUB, find_source, latent_size
+from .sources import CHECKPOINTS, HUB, find_source, read_config
 
 SECTIONS = ("model", "data", "method", "optimizer", "unlearn", "sample", "score", "runtime")
 
@@ -25,7 +25,7 @@ def family_of(source: str, download: bool = True) -> str:
     root = find_source(source, download)
     if (root / "erase.json").is_file():
         return str(read_json(root / "erase.json").get("family", "digits"))
-    return "imagenet512" if latent_size(root) == 64 else "imagenet256"
+    return "imagenet512" if read_config(root, 1)["sample_size"] == 64 else "imagenet256"
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -42,7 +42,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 def load_preset(name: str) -> dict[str, Any]:
     root = shipped("configs")
-    known = sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
+    presets = (path for path in root.rglob("*.yaml") if path.parent.name != "tables")
+    known = sorted(str(path.relative_to(root).with_suffix("")) for path in presets)
     if name not in known:
         raise UserError(f"unknown preset {name!r}{nearest(name, known)}")
     return load_yaml(root / f"{name}.yaml")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from .config import DitRecipe
 from .errors import NoModelError, UserError
 from .files import read_json, shipped
 from .imagenet import CLASSES, class_names
@@ -113,13 +115,21 @@ def missing_weights(folder: Path) -> list[Path]:
     return [*found, folder / WEIGHTS[0]]
 
 
-def latent_size(root: Path) -> int:
-    """Side of the latents of the model at ``root``, a folder or an original checkpoint."""
+def read_config(root: Path, num_heads: int | None = None) -> dict[str, Any]:
+    """The transformer's config of the model at ``root``, a folder or an original checkpoint. Reads no weights."""
     if root.is_file():
         from .original import config_of, read_checkpoint
 
-        return int(config_of(read_checkpoint(root), 1)["sample_size"])
-    return int(read_json(root / "transformer" / "config.json")["sample_size"])
+        return config_of(read_checkpoint(root), num_heads)
+    return dict(read_json(root / "transformer" / "config.json"))
+
+
+def hub_config(repo: str) -> dict[str, Any]:
+    """The transformer's config of one of the published models, DiT-XL/2."""
+    from .dit import dit_config
+
+    size = 64 if HUB[repo] == "imagenet512" else 32
+    return dit_config(DitRecipe(layers=28, width=1152, heads=16, patch=2, label_slots=CLASSES), 4, size)
 
 
 def read_labels(root: Path) -> dict[int, str]:

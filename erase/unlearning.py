@@ -303,8 +303,12 @@ def unlearn(
         output / "metrics.jsonl",
         config.runtime.save_every,
         config.unlearn.average,
+        config.runtime.micro_batch,
     )
+    if config.runtime.checkpointing:
+        model.transformer.enable_gradient_checkpointing()
     trainer.run()
+    model.transformer.disable_gradient_checkpointing()
     trainer.take_average()
     if method.keeps_weights:
         write_tensors(kept, dict(model.transformer.named_parameters()))

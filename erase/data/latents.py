@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,10 @@ class Batch:
     def part(self, chosen: torch.Tensor | slice) -> Batch:
         """The samples at these positions (int64, bool or a slice)."""
         return Batch(*(value[chosen] for value in vars(self).values()))
+
+    def parts(self, size: int) -> Iterator[Batch]:
+        """Consecutive parts of at most ``size`` samples."""
+        return (self.part(slice(start, start + size)) for start in range(0, len(self), size))
 
     def __len__(self) -> int:
         return len(self.labels)
