@@ -13,7 +13,7 @@ from .dit import new_like, new_transformer, new_vae, tie_embedders, time_shift, 
 from .errors import UserError
 from .files import digest, read_json, replacing_folder, write_json
 from .original import from_original, read_checkpoint
-from .sources import find_source, find_vae, read_labels
+from .sources import find_source, find_vae, read_labels, slot_labels
 
 __all__ = [
     "SCHEDULER",
@@ -131,6 +131,7 @@ def load_model(source: str = "digits", vae: str | None = None, num_heads: int | 
     if root.is_file():
         tensors = read_checkpoint(root)
         transformer = from_original(tensors, num_heads)
+        labels = slot_labels(transformer.config.num_embeds_ada_norm, {})
     else:
         folder = root
         transformer = _from_pretrained(DiTTransformer2DModel, root / "transformer")
@@ -139,12 +140,13 @@ def load_model(source: str = "digits", vae: str | None = None, num_heads: int | 
             raise UserError(f"num_heads={num_heads}, but {root} records {recorded}; it is for original .pt checkpoints")
         tie_embedders(transformer)
         pack = read_json(root / "erase.json") if (root / "erase.json").is_file() else None
+        labels = read_labels(root)
     if vae is not None:
         decoder = _from_pretrained(AutoencoderKL, find_vae(vae))
     elif folder is not None and (folder / "vae").is_dir():
         decoder = _from_pretrained(AutoencoderKL, folder / "vae")
     _check_vae(transformer, decoder)
-    return Model(transformer.eval(), decoder, read_labels(root), pack, folder)
+    return Model(transformer.eval(), decoder, labels, pack, folder)
 
 
 def _check_vae(transformer: Any, vae: Any | None) -> None:

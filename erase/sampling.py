@@ -82,6 +82,8 @@ def denoise(
 
     ``draw`` gives the noise of each further step, of the same shape; only the ancestral sampler asks for it.
     """
+    if guidance_channels not in ("all", "3"):
+        raise UserError(f"unknown guidance_channels {guidance_channels!r}; known: all, 3")
     scheduler = make_scheduler(sampler)
     scheduler.set_timesteps(steps, device=model.device)
     channels = model.latent_shape[0]
