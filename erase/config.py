@@ -49,6 +49,9 @@ class ModelConfig:
 class DataConfig:
     source: str | None = setting(None, "digits, or a folder with one sub-folder a class; default: the pack's own data")
     flip: bool = setting(False, "also use mirrored images; never for digits")
+    retain_images: int | None = setting(
+        None, "retain images to use, as many of each class as can be; default: all", low=1
+    )
 
 
 @dataclass(frozen=True)

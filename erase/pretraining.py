@@ -28,7 +28,8 @@ from .config import (
     changes,
 )
 from .data.images import ImageSet, load_images
-from .data.latents import LatentStream, encode_moments
+from .data.latents import LatentStream
+from .data.moments import encode_moments
 from .diffusion import Schedule
 from .errors import UserError
 from .files import digest, read_json, replacing_folder, write_json
@@ -74,15 +75,15 @@ def train_dit(
     """A DiT on the VAE's latents, by the loop that unlearns, with a retain objective alone; returns its average."""
     classes = [label for label in images.names if label not in exclude]
     rows = images.select(classes, held_out=False)
-    moments = encode_moments(vae, images, rows, weights_key(vae), flip=False)
-    shape = moments.mean.shape[1:]
-    transformer = new_transformer(recipe, int(shape[0]), int(shape[1]), config.seed)
+    moments, good = encode_moments(vae, images, rows, weights_key(vae), flip=False)
+    latent = moments.take(np.flatnonzero(good)[:1])[0]
+    transformer = new_transformer(recipe, latent.shape[1], latent.shape[2], config.seed)
     accelerator = make_accelerator(config.runtime)
     transformer.to(accelerator.device)
     null = recipe.label_slots
     task = DiffusionTask(accelerator.prepare_model(transformer), Schedule(), classes, exclude, null)
     stream = LatentStream(
-        moments, np.arange(len(rows)), images.labels[rows], config.seed, "dit", recipe.batch_size, null,
+        moments, np.flatnonzero(good), images.labels[rows[good]], config.seed, "dit", recipe.batch_size, null,
         recipe.label_dropout,
     )  # fmt: skip
     plan = UnlearnConfig(

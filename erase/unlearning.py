@@ -94,9 +94,10 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
 
     with timed(seconds, "precompute"):
         null, flip = model.null_label, config.data.flip
-        split = encode_split(model.vae, weights_key(model.vae), stage.images, model.classes, forget, null, flip)
-        key = digest(config_hash(config), model.key(), stage.images.key)
-        method = prepare(config, model, split, forget, accelerator, output, stage.images.key)
+        vae, count = model.vae, config.data.retain_images
+        split = encode_split(vae, weights_key(vae), stage.images, model.classes, forget, null, flip, count)
+        key = digest(config_hash(config), model.key(), split.key)
+        method = prepare(config, model, split, forget, accelerator, output)
 
     with timed(seconds, "unlearn"):
         unlearn(config, model, method, split, accelerator, output, key)
@@ -224,7 +225,6 @@ def prepare(
     forget: list[int],
     accelerator: Accelerator,
     output: Path,
-    data_key: str,
 ) -> Method:
     """The method, with its tensors (Fisher diagonals, masks, ...) computed or read back.
 
@@ -252,9 +252,9 @@ def prepare(
     if type(method).precompute is not Method.precompute:
         options = {name: getattr(config.method, name) for name in method.precomputed_from}
         shaped = [] if method.per_model else [sorted(forget), seed]
-        protocol = as_mapping(config.sample) if method.per_model else {}
+        protocol, data = (as_mapping(config.sample), "") if method.per_model else ({}, split.key)
         arithmetic = (model.device.type, chosen(config.runtime.precision, model.device))
-        key = digest(method.name, options, shaped, protocol, model.key(), data_key, *arithmetic)
+        key = digest(method.name, options, shaped, protocol, model.key(), data, *arithmetic)
         kept = cache_folder("precomputed") / f"{method.name}-{key}.safetensors"
         tensors = once(kept, make)
         link(kept, output / "precomputed" / f"{method.name}-{key[:8]}.safetensors")

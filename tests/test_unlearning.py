@@ -69,7 +69,7 @@ def prepared(monkeypatch, output, samples=10, method=Counting, seed=0):
     monkeypatch.setitem(METHODS, "counting", method)
     settings = dataclasses.replace(config(seed=seed), method=CountingOptions("counting", samples))
     accelerator = make_accelerator(RuntimeConfig(device="cpu"))
-    made = prepare(settings, make_model(), make_split(), [1], accelerator, output, "key")
+    made = prepare(settings, make_model(), make_split(), [1], accelerator, output)
     assert made.task.forget == [1]
     assert made.task.null_label == 12
     return made.started

@@ -50,7 +50,7 @@ def go(folder, name, policy, spy=None, options=None, micro_batch=None, checkpoin
     model = make_model(classes=range(5))
     before = weights_of(model.transformer)
     accelerator = make_accelerator(RuntimeConfig(device="cpu"))
-    method = prepare(config, model, make_split(), FORGET, accelerator, folder, "data")
+    method = prepare(config, model, make_split(), FORGET, accelerator, folder)
     if spy is not None:
         spy(method, model.transformer)
     unlearn(config, model, method, make_split(), accelerator, folder, "key")
