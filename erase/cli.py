@@ -90,10 +90,13 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @cli.command()
 @_model_options
 @click.option("--dry-run", is_flag=True, help="Print the resolved config and what is missing, and stop.")
+@click.option("--snapshot-every", type=click.IntRange(1), metavar="N", help="Draw a few images every N steps.")
 @AS_JSON
 @DEBUG
 @SETTINGS
-def run(settings: tuple[str, ...], as_json: bool, debug: bool, dry_run: bool, **asked: Any) -> None:
+def run(
+    settings: tuple[str, ...], as_json: bool, debug: bool, dry_run: bool, snapshot_every: int | None, **asked: Any
+) -> None:
     """Make a model forget classes, then sample and score it beside the original.
 
     \b
@@ -102,10 +105,12 @@ def run(settings: tuple[str, ...], as_json: bool, debug: bool, dry_run: bool, **
 
     Run the same command again to continue a stopped run.
     """
-    from .config import RunConfig, parse_words
+    from .config import RunConfig, merge, parse_words
 
     request = RunConfig(**asked)
     words = parse_words(settings)
+    if snapshot_every is not None:
+        words = merge(words, {"runtime": {"snapshot_every": snapshot_every}})
     if dry_run:
         from .dryrun import dry_run as describe
 
@@ -237,3 +242,26 @@ def table(config: str, as_json: bool, debug: bool, output: str, **asked: Any) ->
         return 0
     click.echo(f"erase: {len(content['failed'])} cells failed; the same command tries them again", err=True)
     return 1
+
+
+@cli.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@click.option("--output", "-o", required=True, metavar="FILE", help="The PNG to write.")
+@click.option(
+    "--kind",
+    type=click.Choice(["runs", "guidance", "fading"]),
+    default="runs",
+    show_default=True,
+    help="Runs side by side; one run's forgotten class over guidance scales; or over the steps (--snapshot-every).",
+)
+@DEBUG
+def grid(runs: tuple[str, ...], output: str, kind: str, debug: bool) -> None:
+    """Draw finished runs before and after, side by side.
+
+    \b
+    erase grid runs/digits-3-sfron-dual-s0 runs/digits-3-salun-dual-s0 --output both.png
+    erase grid runs/digits-3-sfron-dual-s0 --kind guidance --output guidance.png
+    """
+    from .report.compare import draw
+
+    click.echo(draw(kind, runs, output))
