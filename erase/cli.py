@@ -211,3 +211,34 @@ def table(config: str, as_json: bool, debug: bool, output: str, **asked: Any) ->
         return 0
     click.echo(f"erase: {len(content['failed'])} cells failed; the same command tries them again", err=True)
     return 1
+
+
+@cli.command()
+@click.argument("sources", metavar="DIR...", nargs=-1, required=True)
+@click.option("--reference", required=True, metavar="REF", help="Images, a statistics file, ADM's .npz, or digits.")
+@click.option("--extractor", metavar="NAME", help="A pack, its folder, a run.  [default: inception-v3-compat]")
+@click.option("--weights", metavar="FILE", help="Inception's weights, if not in torch's hub cache.")
+@click.option("--output", "-o", metavar="FILE", help="JSON lines; what is there is not computed again.")
+@click.option("--save-reference", metavar="FILE", help="Also write the reference's statistics (.safetensors).")
+@click.option("--batch", type=click.IntRange(1), help="Images at a time.  [default: 64; 256 on a GPU]")
+@click.option("--size", type=click.IntRange(1), help="Centre-crop every image to this side, as ADM does.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@AS_JSON
+@DEBUG
+def fid(sources: tuple[str, ...], as_json: bool, debug: bool, **asked: Any) -> None:
+    """Frechet distances of many folders of images to one reference.
+
+    \b
+    erase fid samples-a samples-b --reference real --output fid.jsonl
+    erase fid runs/* --reference digits --extractor digits
+    erase fid samples.npz --reference VIRTUAL_imagenet256_labeled.npz
+
+    DIR is a folder of images, an .npz of uint8 images, or a run folder (its original and erased samples of the retained
+    classes). Run the same command again to continue.
+    """
+    from .fidelity import fid as measure
+    from .fidelity import fid_table
+
+    given = {key: value for key, value in asked.items() if value is not None}
+    rows = measure(list(sources), **given)
+    click.echo(json.dumps(rows, indent=2) if as_json else f"\n{fid_table(rows)}")

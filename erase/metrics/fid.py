@@ -27,6 +27,8 @@ def distance(first: Statistics, second: Statistics) -> float:
     """|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))."""
     from torch_fidelity.metric_fid import fid_statistics_to_metric
 
+    if first["mu"].dtype != second["mu"].dtype:  # it refuses to mix them
+        first, second = ({**one, "mu": one["mu"].astype(np.float64)} for one in (first, second))
     result = fid_statistics_to_metric(first, second, verbose=False)
     return float(next(iter(result.values())))
 

@@ -1,0 +1,82 @@
+"""Images through an extractor: decoded in threads ahead of it, many sets in one stream."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import torch
+
+from .extractors import Extracted, Extractor
+from .metrics.moments import Moments
+from .pictures import Pictures, different_sizes, spans
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+AHEAD = 2  # batches decoded in advance, for each thread
+
+
+def ahead(make: Callable[[Item], Made], items: Iterable[Item], threads: int) -> Iterator[tuple[Item, Made]]:
+    """``(item, make(item))`` in order, made in ``threads`` threads a bounded number of items in advance."""
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[tuple[Item, Future[Made]]] = deque()
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(make, item)))
+            if len(waiting) > AHEAD * threads:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        while waiting:
+            done, future = waiting.popleft()
+            yield done, future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def batch_size(extractor: Extractor, asked: int | None) -> int:
+    return asked or (256 if extractor.device.type == "cuda" else 64)
+
+
+def extract(
+    sets: Sequence[Pictures], extractor: Extractor, batch: int | None = None, size: int | None = None, bar: Any = None
+) -> Iterator[tuple[int, Extracted, tuple[int, int]]]:
+    """Of every batch of every set in order: the set's number, what the extractor says, the images' height and width.
+
+    ``size``: centre-crop every image to it. Raises UserError for a damaged image or one of another size.
+    """
+    count, cuda = batch_size(extractor, batch), extractor.device.type == "cuda"
+
+    def make(item: tuple[int, int, int]) -> torch.Tensor:
+        number, start, stop = item
+        images = sets[number].read(start, stop, size)
+        return images.pin_memory() if cuda else images
+
+    items = ((number, *span) for number, one in enumerate(sets) for span in spans(one, count))
+    shapes: dict[int, tuple[int, ...]] = {}
+    for (number, start, _), images in ahead(make, items, min(8, os.cpu_count() or 1)):
+        first = shapes.setdefault(number, tuple(images.shape[2:]))
+        if first != tuple(images.shape[2:]):
+            name = sets[number].files[start] if sets[number].files else sets[number].name
+            raise different_sizes(name, images.shape, first)
+        found = extractor(images.to(extractor.device, non_blocking=True))
+        if bar is not None:
+            bar.update(len(images))
+        yield number, found, (first[0], first[1])
+
+
+def moments(
+    sets: Sequence[Pictures], extractor: Extractor, batch: int | None = None, size: int | None = None, bar: Any = None
+) -> Iterator[tuple[int, Moments, tuple[int, int]]]:
+    """Of every set in order, when it is through: its number, its moments, and its images' height and width."""
+    current, total, shape = 0, Moments(), (0, 0)
+    for number, found, seen in extract(sets, extractor, batch, size, bar):
+        if number != current:
+            yield current, total, shape
+            current, total = number, Moments()
+        total.add(found.features)
+        shape = seen
+    if sets:
+        yield current, total, shape
