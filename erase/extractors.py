@@ -24,12 +24,18 @@ PUBLISHED = "6726825d"  # how the SHA-256 of the published Inception weights beg
 
 @dataclass(frozen=True)
 class Extracted:
-    """Of n images: ``features`` (n x d, float32), and where the extractor also classifies ``logits`` (n x k), where it
-    has an image gate ``passed`` (n, bool)."""
+    """Of n images: ``features`` (n x d, float32), and where the extractor also classifies ``logits`` (n x k)."""
 
     features: torch.Tensor
     logits: torch.Tensor | None = None
-    passed: torch.Tensor | None = None
+    inside: Callable[[], torch.Tensor] | None = (
+        None  # whether each passes the image gate (n, bool): dear, so only asked
+    )
+
+    @property
+    def passed(self) -> torch.Tensor | None:
+        """Whether each image passes the extractor's image gate (n, bool), if it has one."""
+        return None if self.inside is None else self.inside()
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ def _pack(folder: Path, device: torch.device) -> Extractor:
 
     def forward(images: torch.Tensor) -> Extracted:
         logits, features, middle = network(images.contiguous(memory_format=layout))
-        return Extracted(features, logits, gate.distance(middle) <= gate.threshold)
+        return Extracted(features, logits, lambda: gate.distance(middle) <= gate.threshold)
 
     return Extractor(instrument.name, instrument.key, network.feature_layer, device, forward, tuple(instrument.classes))
 

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from .errors import UserError
 from .extractors import INCEPTION, Extractor, find_extractor
 from .files import digest
-from .metrics.fid import distance
+from .metrics.fid import distance_to, root_of
 from .pictures import Pictures, find_pictures
 from .streaming import moments
 from .targets import Target, check_width, find_target, is_data_of, preprocessing, run_target, save_target
@@ -66,6 +67,7 @@ def fid(
     ]  # fmt: skip
     rows: dict[int, dict[str, Any]] = {i: held[key] for i, key in enumerate(keys) if key in held}
     todo = [i for i in range(len(sets)) if i not in rows]
+    roots: dict[str, np.ndarray] = {}
     begin = time.monotonic()
     with tqdm(total=sum(len(sets[i]) for i in todo), desc="fid", unit="image", disable=not todo) as bar:
         for number, found, shape in moments([sets[i] for i in todo], instrument, batch, size, bar):
@@ -73,7 +75,11 @@ def fid(
             statistics = found.statistics()
             check_width(targets[i], len(statistics["mu"]))
             now = time.monotonic()
-            row = describe(sets[i], targets[i], instrument, size, shape, distance(statistics, targets[i].statistics))
+            target = targets[i]
+            if target.key not in roots:
+                roots[target.key] = root_of(target.statistics)
+            value = distance_to(statistics, target.statistics, roots[target.key])
+            row = describe(sets[i], target, instrument, size, shape, value)
             row |= {"seconds": round(now - begin, 4), "key": keys[i]}
             begin = now
             if output is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import tempfile
 import zipfile
@@ -14,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from torchvision.io import ImageReadMode, decode_png
 
 from .data.images import SUFFIXES, ImageSet, center_crop
 from .errors import UserError
-from .files import digest, file_digests, read_json
+from .files import digest, file_digests, read_json, relative_names
 
 EIGHT_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 PLAIN_PNG = b"\x08\x02\x00\x00\x00"  # 8 bits a channel, RGB, no interlace: bytes 24 to 28 of the file
@@ -104,8 +106,6 @@ def read_file(path: Path, size: int | None = None) -> torch.Tensor:
     try:
         data = path.read_bytes()
         if size is None and data[24:29] == PLAIN_PNG and data[:4] == b"\x89PNG":
-            from torchvision.io import ImageReadMode, decode_png
-
             try:
                 return decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
             except RuntimeError:  # PIL says what is wrong with it
@@ -156,7 +156,10 @@ def run_pictures(path: Path) -> list[Pictures]:
 
 def image_files(root: Path) -> list[Path]:
     """Sorted image files under ``root``, hidden ones left out."""
-    return sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    found = []
+    for folder, _, names in os.walk(root, followlinks=True):
+        found += [os.path.join(folder, x) for x in names if os.path.splitext(x)[1].lower() in SUFFIXES and x[0] != "."]
+    return [Path(name) for name in sorted(found)]
 
 
 def folder_pictures(root: Path) -> Pictures:
@@ -166,8 +169,9 @@ def folder_pictures(root: Path) -> Pictures:
     files = image_files(root)
     if not files:
         raise UserError(f"no images under {root} ({', '.join(sorted(SUFFIXES))})")
-    stamp = [[str(f.relative_to(root)), d] for f, d in zip(files, file_digests(root, files), strict=True)]
-    parents = [path.parent.name if path.parent != root else "" for path in files]
+    names = relative_names(root, files)
+    stamp = list(zip(names, file_digests(root, files), strict=True))
+    parents = [os.path.basename(os.path.dirname(name)) for name in names]
     numbered = all(re.fullmatch("[0-9]+", name) for name in set(parents))
     labels = np.array([int(name) for name in parents], dtype=np.int64) if numbered else None
     return Pictures(str(root), f"folder-{digest(stamp)}", files=tuple(files), labels=labels)

@@ -40,31 +40,38 @@ def batch_size(extractor: Extractor, asked: int | None) -> int:
     return asked or (256 if extractor.device.type == "cuda" else 64)
 
 
+def workers(extractor: Extractor) -> int:
+    """Threads that fill the cores; two at least, so that one decodes while another computes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores) if extractor.device.type == "cuda" else max(2, cores // torch.get_num_threads())
+
+
 def extract(
     sets: Sequence[Pictures], extractor: Extractor, batch: int | None = None, size: int | None = None, bar: Any = None
 ) -> Iterator[tuple[int, Extracted, tuple[int, int]]]:
     """Of every batch of every set in order: the set's number, what the extractor says, the images' height and width.
 
-    ``size``: centre-crop every image to it. Raises UserError for a damaged image or one of another size.
+    On a CPU each thread decodes and extracts batches of its own; on a GPU threads decode into pinned memory ahead of
+    it. ``size``: centre-crop every image to it. Raises UserError for a damaged image or one of another size.
     """
     count, cuda = batch_size(extractor, batch), extractor.device.type == "cuda"
 
-    def make(item: tuple[int, int, int]) -> torch.Tensor:
+    def make(item: tuple[int, int, int]) -> tuple[torch.Tensor | Extracted, tuple[int, ...]]:
         number, start, stop = item
         images = sets[number].read(start, stop, size)
-        return images.pin_memory() if cuda else images
+        return (images.pin_memory() if cuda else extractor(images)), tuple(images.shape)
 
     items = ((number, *span) for number, one in enumerate(sets) for span in spans(one, count))
     shapes: dict[int, tuple[int, ...]] = {}
-    for (number, start, _), images in ahead(make, items, min(8, os.cpu_count() or 1)):
-        first = shapes.setdefault(number, tuple(images.shape[2:]))
-        if first != tuple(images.shape[2:]):
+    for (number, start, _), (made, shape) in ahead(make, items, workers(extractor)):
+        first = shapes.setdefault(number, shape)
+        if first[2:] != shape[2:]:
             name = sets[number].files[start] if sets[number].files else sets[number].name
-            raise different_sizes(name, images.shape, first)
-        found = extractor(images.to(extractor.device, non_blocking=True))
+            raise different_sizes(name, shape, first)
+        found = made if isinstance(made, Extracted) else extractor(made.to(extractor.device, non_blocking=True))
         if bar is not None:
-            bar.update(len(images))
-        yield number, found, (first[0], first[1])
+            bar.update(shape[0])
+        yield number, found, (first[2], first[3])
 
 
 def moments(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from erase.errors import UserError
-from erase.metrics.fid import distance, statistics
+from erase.metrics.fid import distance, distance_to, root_of, statistics
 from erase.metrics.moments import ROWS, Moments
 
 
@@ -87,3 +87,13 @@ def test_too_few_or_broken_features_are_refused():
     features[3, 2] = float("nan")
     with pytest.raises(UserError, match="not finite"):
         streamed(features, 4).statistics()
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(200, 300, 9), (12, 15, 40), (12, 300, 40), (300, 12, 40), (2, 2, 5)])
+def test_the_root_of_the_reference_gives_torch_fidelity_s_distance(n, m, d):
+    first, second = draws(n, d), draws(m, d, seed=1, offset=0.3)
+    theirs = distance(statistics(first.numpy()), statistics(second.numpy()))
+    reference = streamed(second, 50).statistics()
+    assert distance_to(streamed(first, 50).statistics(), reference, root_of(reference)) == pytest.approx(
+        theirs, rel=1e-4
+    )
