@@ -21,23 +21,17 @@ _HOMES = {
     "run": "unlearning",
     "sample": "sampling",
     "save_model": "model",
+    "score": "evaluation",
 }
 __all__ = [
-    "Model",
-    "PretrainConfig",
-    "RunConfig",
-    "UserError",
-    "fid",
-    "load_model",
-    "pretrain",
-    "run",
-    "sample",
-    "save_model",
-]
+    "Model", "PretrainConfig", "RunConfig", "UserError", "fid", "load_model", "pretrain", "run", "sample", "save_model",
+    "score",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from .config import PretrainConfig, RunConfig
     from .errors import UserError
+    from .evaluation import score
     from .fidelity import fid
     from .model import Model, load_model, save_model
     from .pretraining import pretrain

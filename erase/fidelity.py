@@ -15,6 +15,7 @@ from tqdm import tqdm
 from .errors import UserError
 from .extractors import INCEPTION, Extractor, find_extractor
 from .files import digest
+from .metrics.enough import PER_FEATURE, enough
 from .metrics.fid import distance_to, root_of
 from .pictures import Pictures, find_pictures
 from .streaming import moments
@@ -22,7 +23,6 @@ from .targets import Target, check_width, find_target, is_data_of, preprocessing
 
 VERSION = 1  # of what a row is computed from; another one is another key
 ROW_START = b'{"name": "'
-PER_FEATURE = 5  # images a feature, under which a covariance is mostly its sampling error
 
 
 def fid(
@@ -104,7 +104,7 @@ def describe(
     """One row: what was compared to what, and how."""
     n, width = len(one), len(target.statistics["mu"])
     notes = []
-    if n < PER_FEATURE * width:
+    if n < enough("fid", width, 0):
         notes.append(f"{n} images for {width} features: biased upwards; compare at equal n, from {PER_FEATURE * width}")
     if target.size is not None and target.size != shape:
         notes.append(

@@ -169,16 +169,16 @@ def run_target(
 
     ``side``: the generated images' width, to which a run crops its data.
     """
-    return measure(run_pictures(run, classes, side), extractor, size or side, batch)
+    return measure(run_data(run, side).select(classes), extractor, size or side, batch)
 
 
-def run_pictures(run: Path, classes: Sequence[int], side: int) -> Pictures:
-    """The real images of these classes in a run's own data."""
+def run_data(run: Path, side: int) -> Pictures:
+    """The real images that a run was made with, to be cropped to ``side``. Raises UserError if it does not say."""
     source = data_of(run)
     if source is None:
         raise UserError(f"the run {run} does not say where its real images are; give --reference")
     names = {name: label for label, name in read_labels(run / "model").items()}
-    return image_set_pictures(load_images(source, side, names), source).select(classes)
+    return image_set_pictures(load_images(source, side, names), source)
 
 
 def data_of(run: Path) -> str | None:
