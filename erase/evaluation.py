@@ -42,6 +42,7 @@ BOOTSTRAPPED = 5000, 256  # images and features up to which a Frechet distance i
 class Subject:
     """A set of images with all that a metric may ask for."""
 
+    side: str | None
     readings: Readings
     forget: tuple[int, ...]
     before: Readings | None
@@ -204,8 +205,9 @@ def _subjects(
         gone = one.forget if run is not None else tuple(find_class(text, known) for text in forget)
         mine = read(one, instrument, batch, size)
         real, target = _references(one, gone, reference, instrument, batch, size)
-        subject = Subject(mine, gone, before if one.side == "erased" else None, known, bootstrap, real, target)
-        other = before.key if subject.before is not None and before is not None else ""
+        old = before if one.side == "erased" else None
+        subject = Subject(one.side, mine, gone, old, known, bootstrap, real, target)
+        other = "" if old is None else old.key
         yield subject, one.name, [mine.key, *_stamp(one, reference), other]
         before = mine if one.side == "original" else None
 
@@ -268,6 +270,8 @@ def _row(
     values: dict[str, Any] = {}
     missing: dict[str, str] = {}
     for metric in asked:
+        if metric == "neighbours" and subject.side == "original":  # the erased side's row has it
+            continue
         try:
             values[metric] = _value(metric, subject, keys)
         except MissingError as error:
@@ -275,11 +279,14 @@ def _row(
                 raise UserError(f"{metric} of {name}: {error}") from None
             missing[metric] = str(error)
     width, classes = subject.readings.features.shape[1], len(instrument.classes)
-    counted = {key: value for key, value in flat(values).items() if value.get("n") is not None}
+    few: dict[str, list[int]] = {}
+    for key, value in flat(values).items():
+        metric = key.split(".")[0]
+        if value["n"] < enough(metric, width, classes):
+            few.setdefault(metric, []).append(value["n"])
     notes = [
-        f"{key}: {value['n']} images; it means something from {enough(key.split('.')[0], width, classes)}"
-        for key, value in counted.items()
-        if value["n"] < enough(key.split(".")[0], width, classes)
+        f"{metric} of {min(counts)} images; it means something from {enough(metric, width, classes)}"
+        for metric, counts in few.items()
     ]
     return {
         "name": name,
