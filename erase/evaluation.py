@@ -17,7 +17,7 @@ from .files import cache_folder, digest, read_json, write_json
 from .labels import find_class
 from .metrics import accuracy, confidence
 from .metrics.enough import enough
-from .metrics.fid import distance, statistics
+from .metrics.fid import distance, statistics, wide_fid
 from .metrics.fid import fid as feature_fid
 from .metrics.gate import gate_shares
 from .metrics.inception_score import inception_score
@@ -31,11 +31,20 @@ from .pictures import Pictures, find_pictures, is_run, run_pictures
 from .readings import MissingError, Readings, read
 from .report.scores import aliases, flat
 from .scoring import nearest_classes
-from .targets import Target, data_of, find_target, is_data_of, preprocessing, run_data, target_pictures
+from .targets import (
+    data_of,
+    find_target,
+    has_images,
+    is_data_of,
+    preprocessing,
+    run_data,
+    statistics_file,
+    target_pictures,
+)  # fmt: skip
 
 VERSION = 1  # of how a value is computed; another one is another key
 BOOTSTRAP = 100
-BOOTSTRAPPED = 5000, 256  # images and features up to which a Frechet distance is resampled
+NARROW, SMALL, FEW = 256, 5000, 1000  # features and images up to which resampling a Frechet distance takes seconds
 
 
 @dataclass(frozen=True)
@@ -84,11 +93,12 @@ class Subject:
 def _fid(subject: Subject) -> Any:
     n, width = subject.retained.shape
     reference = subject.find_statistics()
-    small = n <= BOOTSTRAPPED[0] and width <= BOOTSTRAPPED[1]
     if len(reference["mu"]) != width:
         raise UserError(f"the reference has {len(reference['mu'])} features and the extractor gives {width}")
-    if small:
+    if width <= NARROW and n <= SMALL:
         return feature_fid(subject.retained, reference, subject.bootstrap)
+    if n <= min(width, FEW):
+        return wide_fid(subject.retained, reference, subject.bootstrap)
     return {"value": distance(statistics(subject.retained), reference), "n": n, "low": None, "high": None}
 
 
@@ -219,8 +229,7 @@ def _stamp(one: Pictures, reference: str | Path | None) -> list[str]:
         return ["own", "" if data_of(one.run) is None else run_data(one.run, one.read(0, 1).shape[-1]).key]
     if reference is None:
         return ["none", ""]
-    path = Path(reference)
-    return ["given", digest(path) if path.is_file() else target_pictures(reference).key]
+    return ["given", target_pictures(reference).key if has_images(reference) else digest(statistics_file(reference))]
 
 
 def _references(
@@ -239,7 +248,7 @@ def _references(
             return run_data(one.run, side), size or side
         if reference is None:
             raise MissingError("it needs real images; give --reference REF")
-        if Path(reference).suffix == ".safetensors":
+        if not has_images(reference):
             raise MissingError(f"it needs real images, and {reference} holds statistics of them")
         return target_pictures(reference), size
 
@@ -248,9 +257,9 @@ def _references(
         return read(images, instrument, batch, crop)
 
     def target() -> Any:
-        if reference is not None and Path(reference).is_file():
-            found: Target = find_target(reference, instrument, size, batch)
-            return found.statistics
+        if reference is not None and not has_images(reference):
+            kept = None if one.labels is None else [int(c) for c in np.unique(one.labels) if c not in gone]
+            return find_target(reference, instrument, size, batch, kept).statistics
         readings = real()
         rows = slice(None) if readings.asked is None or not gone else ~np.isin(readings.asked, list(gone))
         return statistics(readings.features[rows])

@@ -19,7 +19,16 @@ from .metrics.enough import PER_FEATURE, enough
 from .metrics.fid import distance_to, root_of
 from .pictures import Pictures, find_pictures
 from .streaming import moments
-from .targets import Target, check_width, find_target, is_data_of, preprocessing, run_target, save_target
+from .targets import (
+    Target,
+    check_width,
+    find_target,
+    has_images,
+    is_data_of,
+    preprocessing,
+    run_target,
+    save_target,
+)  # fmt: skip
 
 VERSION = 1  # of what a row is computed from; another one is another key
 ROW_START = b'{"name": "'
@@ -80,6 +89,8 @@ def fid(
                 roots[target.key] = root_of(target.statistics)
             value = distance_to(statistics, target.statistics, roots[target.key])
             row = describe(sets[i], target, instrument, size, shape, value)
+            if sets[i].run is not None and target is whole:
+                row["notes"].append("the retained classes against a reference of all; a run's own data would be split")
             row |= {"seconds": round(now - begin, 4), "key": keys[i]}
             begin = now
             if output is not None:
@@ -91,11 +102,13 @@ def fid(
 def own_target(
     one: Pictures, reference: str | Path, whole: Target, extractor: Extractor, size: int | None, batch: int | None
 ) -> Target:
-    """The reference, of a run's retained classes alone if it is the run's own data."""
-    if one.run is None or one.labels is None or not is_data_of(reference, one.run):
+    """The reference, of a run's retained classes alone if it is the run's own data or a pack's statistics."""
+    if one.run is None or one.labels is None:
         return whole
-    width = one.read(0, 1).shape[-1]
-    return run_target(one.run, sorted({int(c) for c in one.labels}), width, extractor, size, batch)
+    retained = sorted({int(label) for label in one.labels})
+    if is_data_of(reference, one.run):
+        return run_target(one.run, retained, one.read(0, 1).shape[-1], extractor, size, batch)
+    return whole if has_images(reference) else find_target(reference, extractor, size, batch, retained)
 
 
 def describe(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from .classifier import load_instrument
 from .data.images import digits, load_images
 from .errors import UserError
 from .extractors import INCEPTION, Extractor
@@ -20,6 +21,8 @@ from .metrics.fid import Statistics
 from .model import read_labels
 from .pictures import Pictures, find_pictures, image_set_pictures, is_run
 from .presets import load_yaml
+from .reference import NAME as PACK
+from .reference import read_reference
 from .streaming import moments
 
 FORMAT = "erase-statistics-1"
@@ -40,20 +43,41 @@ def preprocessing(size: int | None) -> str:
     return "rgb uint8" if size is None else f"rgb uint8, ADM centre crop to {size}"
 
 
-def find_target(source: str | Path, extractor: Extractor, size: int | None = None, batch: int | None = None) -> Target:
-    """The reference at ``source``: ``digits``, a folder of images, an .npz of images or of ``mu`` and ``sigma``, or a
-    statistics file.
+def find_target(
+    source: str | Path,
+    extractor: Extractor,
+    size: int | None = None,
+    batch: int | None = None,
+    classes: Sequence[int] | None = None,
+) -> Target:
+    """The reference at ``source``: ``digits``, a folder of images, an .npz of images or of ``mu`` and ``sigma``, a
+    statistics file, or a pack that keeps statistics of each class, of which ``classes`` are taken.
 
     Raises UserError if there is nothing, or if it was made with another extractor or preprocessing.
     """
-    path = Path(source)
-    if path.suffix == ".safetensors":
-        return read_target(path, extractor, size)
-    if path.suffix == ".npz":
-        adm = read_adm(path, extractor)
-        if adm is not None:
-            return adm
-    return measure(target_pictures(source), extractor, size, batch)
+    if has_images(source):
+        return measure(target_pictures(source), extractor, size, batch)
+    path = statistics_file(source)
+    if path.name == PACK:
+        return read_pack(path.parent, extractor, size, classes)
+    return read_adm(path, extractor) if path.suffix == ".npz" else read_target(path, extractor, size)
+
+
+def statistics_file(source: str | Path) -> Path:
+    """The file of a reference without images."""
+    return Path(source) / PACK if (Path(source) / PACK).is_file() else Path(source)
+
+
+def has_images(source: str | Path) -> bool:
+    """Whether a reference is images, and not statistics of them. Raises UserError for an .npz that cannot be read."""
+    path = statistics_file(source)
+    if path.suffix != ".npz":
+        return path.suffix != ".safetensors"
+    try:
+        with zipfile.ZipFile(path) as zipped:
+            return not {"mu.npy", "sigma.npy"} <= set(zipped.namelist())
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
 
 
 def target_pictures(source: str | Path) -> Pictures:
@@ -132,15 +156,27 @@ def read_target(path: Path, extractor: Extractor, size: int | None) -> Target:
     return _target(str(path), about["key"], held)
 
 
-def read_adm(path: Path, extractor: Extractor) -> Target | None:
+def read_pack(pack: Path, extractor: Extractor, size: int | None, classes: Sequence[int] | None) -> Target:
+    """A pack's own statistics of its real images, of these classes or of all."""
+    if load_instrument(pack / "classifier").key != extractor.key:
+        raise UserError(f"{pack} holds statistics of its own classifier's features; give --extractor {pack}")
+    if size is not None:
+        raise UserError(f"{pack} holds statistics of uncropped images; leave --size out, or give images")
+    held = read_reference(pack)
+    chosen = held.labels.tolist() if classes is None else [int(label) for label in classes]
+    found = held.statistics(chosen)
+    count = int(held.count[np.isin(held.labels, chosen)].sum())
+    statistics = {"mu": found["mu"].astype(np.float64), "sigma": found["sigma"]}
+    return Target(str(pack), digest(pack / PACK, sorted(chosen)), statistics, count, None)
+
+
+def read_adm(path: Path, extractor: Extractor) -> Target:
     """ADM's reference batch (Dhariwal and Nichol 2021): ``mu`` and ``sigma``, its 10,000 images left alone.
 
-    None if the file holds none. Never unpickles.
+    Never unpickles.
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
-            if not {"mu", "sigma"} <= set(stored.files):
-                return None
             mu, sigma = stored["mu"].astype(np.float64), stored["sigma"].astype(np.float64)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"cannot read {path}: {error}") from None

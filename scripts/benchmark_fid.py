@@ -5,7 +5,8 @@
 Both use the digits pack's classifier through the same registry, a reference that is cached, and one process whose
 imports are done. torch-fidelity is timed with and without its loader's workers, at its default batch and at a larger
 one; its best counts. Rounds alternate, and the fastest of each side is taken. Then the peak memory of `erase.fid` over
-1,000 and over 20,000 images.
+1,000 and over 20,000 images, and how many images a second Inception's architecture takes, with random weights, on the
+device at hand.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def make_images(root: Path) -> None:
             target = root / f"many-{count}" / f"{number // 1000:02d}" / f"{number:05d}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             os.link(source, target)
+    shutil.copytree(root / "0", root / "small", ignore=lambda _, names: [x for x in names if x >= "00064"])
 
 
 def compare(root: Path) -> dict[str, object]:
@@ -81,15 +83,18 @@ def compare(root: Path) -> dict[str, object]:
 
     first, second = ours(), theirs(True, 64)  # fills both caches of the reference
     times: dict[str, list[float]] = {"erase": []}
+    cpu: dict[str, list[float]] = {}
     for _ in range(ROUNDS):
         for save, batch in SETTINGS:
-            begin = time.perf_counter()
-            theirs(save, batch)
             label = f"torch-fidelity, {'no' if save else 'its'} workers, batch {batch}"
+            begin, busy = time.perf_counter(), time.process_time()
+            theirs(save, batch)
             times.setdefault(label, []).append(time.perf_counter() - begin)
-        begin = time.perf_counter()
+            cpu.setdefault(label, []).append(time.process_time() - busy)
+        begin, busy = time.perf_counter(), time.process_time()
         ours()
         times["erase"].append(time.perf_counter() - begin)
+        cpu.setdefault("erase", []).append(time.process_time() - busy)
     fastest = {label: min(values) for label, values in times.items()}
     best = min((label for label in fastest if label != "erase"), key=lambda label: fastest[label])
     return {
@@ -97,6 +102,7 @@ def compare(root: Path) -> dict[str, object]:
         "images_a_folder": IMAGES,
         "rounds": ROUNDS,
         "seconds": {label: [round(value, 3) for value in values] for label, values in times.items()},
+        "cpu_seconds": {label: round(min(cpu[label]), 3) for label in ("erase", best)},
         "best_setting": best,
         "ratio": round(fastest[best] / fastest["erase"], 2),
         "images_per_second": round(FOLDERS * IMAGES / fastest["erase"]),
@@ -109,12 +115,28 @@ def compare(root: Path) -> dict[str, object]:
     }
 
 
-def memory(root: Path, count: int) -> dict[str, float]:
+def memory(root: Path, count: int) -> dict[str, object]:
     """Peak memory of this process after scoring ``count`` images, in MiB."""
     import erase
 
     erase.fid(root / f"many-{count}", root / "real", "digits", device="cpu")
     return {"images": count, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def inception(root: Path) -> dict[str, object]:
+    """Images a second through Inception, reading and statistics included."""
+    from erase.extractors import load_inception, pick_device
+    from erase.pictures import folder_pictures
+    from erase.streaming import batch_size, moments
+
+    device = pick_device("auto")
+    extractor = load_inception(None, device)
+    pictures = folder_pictures(root / ("many-20000" if device.type == "cuda" else "small"))
+    next(moments([folder_pictures(root / "small")], extractor))  # warm
+    begin = time.perf_counter()
+    next(moments([pictures], extractor))[1].statistics()
+    rate = len(pictures) / (time.perf_counter() - begin)
+    return {"device": device.type, "images_per_second": round(rate, 1), "batch": batch_size(extractor, None)}
 
 
 def child(root: Path, *words: str) -> dict[str, object]:
@@ -128,13 +150,18 @@ def child(root: Path, *words: str) -> dict[str, object]:
 
 def main(words: list[str]) -> None:
     if words[:1] == ["child"]:
-        root, what = Path(words[1]), words[2:]
-        print(json.dumps(memory(root, int(what[1])) if what[0] == "memory" else compare(root)))
+        root, what = Path(words[1]), words[2]
+        if what == "memory":
+            found = memory(root, int(words[3]))
+        else:
+            found = compare(root) if what == "compare" else inception(root)
+        print(json.dumps(found))
         return
     with tempfile.TemporaryDirectory() as name:
         make_images(Path(name))
         result = child(Path(name), "compare")
         result["memory"] = [child(Path(name), "memory", str(count)) for count in MEMORY]
+        result["inception_with_random_weights"] = child(Path(name), "inception")
     text = json.dumps(result, indent=2)
     print(text)
     if words:

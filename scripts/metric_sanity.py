@@ -3,8 +3,8 @@
     python scripts/metric_sanity.py                     # print the rows
     python scripts/metric_sanity.py docs/metrics.md     # and put them between the file's markers
 
-The real digits are halved at random, whatever their class. The noise is uniform in every pixel; it takes the first half's
-place and class folders. Class 3 stands for a forgotten one.
+The real digits are halved at random, whatever their class. The noise is uniform in every pixel; it takes the first
+half's place and class folders. Class 3 stands for a forgotten one.
 """
 
 from __future__ import annotations

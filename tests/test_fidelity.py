@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from erase.extractors import INCEPTION, find_extractor
 from erase.fidelity import fid, fid_table, read_rows
 from erase.metrics.fid import distance, statistics
 from erase.pictures import find_pictures, read_file
+from erase.reference import reference_of, write_reference
 from erase.targets import Target, save_target
 
 from .helpers import make_images, make_model, write_image
@@ -431,7 +433,43 @@ def test_of_a_run_the_retained_classes_are_compared_to_the_same_classes(run, tmp
     for row, seed in zip(rows, (5, 6), strict=True):
         assert row["fid"] == pytest.approx(wanted(pixels(30, seed)[keep], truth), rel=1e-4)
         assert abs(row["fid"] - wanted(pixels(30, seed), truth)) > 1e-3 * row["fid"]
-    assert fid(run, real, str(run))[0]["reference_count"] == 40
+    assert not any("reference of all" in note for note in rows[0]["notes"])
+    whole = fid(run, real, str(run))[0]
+    assert whole["reference_count"] == 40
+    assert "the retained classes against a reference of all" in whole["notes"][-1]
+
+
+def test_a_pack_s_own_statistics_are_a_reference_by_class(run, tmp_path, real, pack):
+    truth = make_images(36, seed=3).arrays.permute(0, 2, 3, 1).numpy()
+    labels = np.arange(36) % 3
+    model = run / "model"
+    write_reference(reference_of(features(truth), labels), model)
+    rows = fid([run, real], model, str(run))
+    assert [row["reference_count"] for row in rows] == [24, 24, 36]
+    images = fid(run, tmp_path / "data", str(run))
+    assert rows[0]["fid"] == pytest.approx(images[0]["fid"], rel=1e-4)
+    assert rows[2]["fid"] == pytest.approx(wanted(pixels(40, seed=1), truth), rel=1e-4)
+    assert fid(real, model / "reference.safetensors", str(run))[0]["fid"] == rows[2]["fid"]
+    other = tmp_path / "other"
+    save_instrument(make_instrument(seed=1), other / "classifier", {})
+    with pytest.raises(UserError, match="statistics of its own classifier's features"):
+        fid(real, model, str(other))
+    with pytest.raises(UserError, match="uncropped"):
+        fid(real, model, str(run), size=12)
+
+
+def test_the_distance_is_torch_fidelity_s_on_the_same_folders(tmp_path, pack, real):
+    import torch_fidelity
+
+    from erase.classifier import load_instrument
+    from erase.metrics.extractor import register
+
+    first = folder(tmp_path / "a", pixels(30))
+    theirs = torch_fidelity.calculate_metrics(
+        input1=str(first), input2=str(real), feature_extractor=register(load_instrument(Path(pack) / "classifier")),
+        fid=True, cuda=False, verbose=False, save_cpu_ram=True, cache=False,
+    )  # fmt: skip
+    assert fid(first, real, pack)[0]["fid"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
 
 
 def test_runs_that_cannot_be_scored_say_why(run, pack, real):

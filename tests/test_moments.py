@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from erase.errors import UserError
-from erase.metrics.fid import distance, distance_to, root_of, statistics
+from erase.metrics.fid import distance, distance_to, fid, root_of, statistics, wide_fid
 from erase.metrics.moments import ROWS, Moments
 
 
@@ -97,3 +97,14 @@ def test_the_root_of_the_reference_gives_torch_fidelity_s_distance(n, m, d):
     assert distance_to(streamed(first, 50).statistics(), reference, root_of(reference)) == pytest.approx(
         theirs, rel=1e-4
     )
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(12, 300, 40), (30, 20, 40), (50, 60, 9)])
+def test_few_images_with_wide_features_have_the_same_distance_and_interval(n, m, d):
+    first, second = draws(n, d).numpy(), draws(m, d, seed=1, offset=0.3).numpy()
+    plain, wide = fid(first, statistics(second), 20), wide_fid(first, statistics(second), 20)
+    assert wide.keys() == plain.keys()
+    for name, value in plain.items():
+        assert wide[name] == pytest.approx(value, rel=1e-4)
+    with pytest.raises(UserError, match="not 1"):
+        wide_fid(first[:1], statistics(second), 20)

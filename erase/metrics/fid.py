@@ -9,6 +9,7 @@ import torch
 
 from .. import rng
 from ..errors import UserError
+from . import intervals
 
 Statistics = dict[str, Any]
 
@@ -58,3 +59,28 @@ def fid(features: np.ndarray, reference: Statistics, bootstrap: int = 0) -> dict
         half = 1.96 * float(np.std([distance(statistics(features[rows]), reference) for rows in draws], ddof=1))
         result |= {"low": max(0.0, value - half), "high": value + half}
     return result
+
+
+def wide_fid(features: np.ndarray, reference: Statistics, draws: int) -> dict[str, float | int | None]:
+    """As :func:`fid`, for fewer images than features: a resampled S_1 is never formed.
+
+    With X the centred features, tr (S_1 S_2)^(1/2) is that of the n x n matrix (X S_2 X^T / (n - 1))^(1/2), of which
+    resampling takes rows and columns.
+    """
+    x = features.astype(np.float64) - reference["mu"]
+    n = len(x)
+    crossed, norms = x @ reference["sigma"] @ x.T, (x * x).sum(1)
+
+    def value(rows: np.ndarray) -> float:
+        mean = x[rows].mean(0)
+        part = crossed[np.ix_(rows, rows)]
+        part = part - part.mean(0) - part.mean(1)[:, None] + part.mean()
+        root = np.sqrt(np.clip(np.linalg.eigvalsh(part / (n - 1)), 0, None)).sum()
+        spread = (norms[rows].sum() - n * (mean @ mean)) / (n - 1)
+        return float(mean @ mean + spread + np.trace(reference["sigma"]) - 2 * root)
+
+    if n < 2:
+        raise UserError(f"a Frechet distance needs at least 2 images, not {n}")
+    whole = value(np.arange(n))
+    low, high = intervals.normal(whole, value, n, draws, "fid/bootstrap")
+    return {"value": whole, "n": n, "low": None if low is None else max(0.0, low), "high": high}
