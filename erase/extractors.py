@@ -24,40 +24,35 @@ PUBLISHED = "6726825d"  # how the SHA-256 of the published Inception weights beg
 
 @dataclass(frozen=True)
 class Extracted:
-    """Of n images: ``features`` (n x d, float32), and where the extractor also classifies ``logits`` (n x k)."""
+    """Of n images: ``features`` (n x d, float32), where the extractor also classifies ``logits`` (n x k), and where it
+    has an image gate and was asked for it ``passed`` (n, bool)."""
 
     features: torch.Tensor
     logits: torch.Tensor | None = None
-    inside: Callable[[], torch.Tensor] | None = (
-        None  # whether each passes the image gate (n, bool): dear, so only asked
-    )
-
-    @property
-    def passed(self) -> torch.Tensor | None:
-        """Whether each image passes the extractor's image gate (n, bool), if it has one."""
-        return None if self.inside is None else self.inside()
+    passed: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Extractor:
     """A loaded extractor on ``device``. Called with uint8 images n x 3 x H x W (0 to 255, RGB) of that device.
 
-    ``key`` changes with its weights; ``classes`` are the ids its logits stand for.
+    ``key`` changes with its weights; ``classes`` are the ids its logits stand for. ``gate``: also ask the image gate,
+    which costs more than the features.
     """
 
     name: str
     key: str
     layer: str
     device: torch.device
-    forward: Callable[[torch.Tensor], Extracted]
+    forward: Callable[[torch.Tensor, bool], Extracted]
     classes: tuple[int, ...] = ()
 
     @torch.inference_mode()
-    def __call__(self, images: torch.Tensor) -> Extracted:
+    def __call__(self, images: torch.Tensor, gate: bool = False) -> Extracted:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"expected uint8 n x 3 x H x W, got {images.dtype} {tuple(images.shape)}")
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # else a GPU's features are rounded coarser
-            return self.forward(images)
+            return self.forward(images, gate)
 
 
 def find_extractor(name: str = INCEPTION, weights: str | None = None, device: str = "auto") -> Extractor:
@@ -103,9 +98,10 @@ def _pack(folder: Path, device: torch.device) -> Extractor:
     gate = instrument.gate
     gate = type(gate)(gate.bank.to(device), gate.mean.to(device), gate.std.to(device), gate.threshold)
 
-    def forward(images: torch.Tensor) -> Extracted:
-        logits, features, middle = network(images.contiguous(memory_format=layout))
-        return Extracted(features, logits, lambda: gate.distance(middle) <= gate.threshold)
+    def forward(images: torch.Tensor, ask: bool) -> Extracted:
+        features, middle = network.layers(images.contiguous(memory_format=layout))
+        passed = gate.distance(network.pooled(middle)) <= gate.threshold if ask else None
+        return Extracted(features, network.head(features), passed)
 
     return Extractor(instrument.name, instrument.key, network.feature_layer, device, forward, tuple(instrument.classes))
 
@@ -117,7 +113,7 @@ def _registered(name: str, cls: Any, device: torch.device) -> Extractor:
     network = cls(name, [layer]).requires_grad_(False).eval().to(device)
     parts = [[key, value.cpu().numpy().tobytes()] for key, value in network.state_dict().items()]
     key = digest(name, layer, f"{cls.__module__}.{cls.__qualname__}", *(part for pair in parts for part in pair))
-    return Extractor(name, key, layer, device, lambda images: Extracted(network(images)[0].float()))
+    return Extractor(name, key, layer, device, lambda images, _: Extracted(network(images)[0].float()))
 
 
 def _inception(weights: str | None, device: torch.device) -> Extractor:
@@ -169,7 +165,7 @@ def load_inception(path: Path | None, device: torch.device) -> Extractor:
         key = file_digests(path.parent, [path])[0]
     network = network.to(device)
 
-    def forward(images: torch.Tensor) -> Extracted:
+    def forward(images: torch.Tensor, ask: bool) -> Extracted:
         features, logits = network(images)
         return Extracted(features, logits)
 

@@ -51,7 +51,7 @@ def read(one: Pictures, instrument: Extractor, batch: int | None = None, size: i
     def make() -> dict[str, torch.Tensor]:
         parts: dict[str, list[torch.Tensor]] = {}
         with tqdm(total=len(one), desc="read", unit="image") as bar:
-            for _, found, _ in extract([one], instrument, batch, size, bar):
+            for _, found, _ in extract([one], instrument, batch, size, bar, gate=True):
                 for name in ("features", "logits", "passed"):
                     value = getattr(found, name)
                     if value is not None:

@@ -16,17 +16,16 @@ from .pictures import Pictures, different_sizes, spans
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-AHEAD = 2  # batches decoded in advance, for each thread
 
 
-def ahead(make: Callable[[Item], Made], items: Iterable[Item], threads: int) -> Iterator[tuple[Item, Made]]:
-    """``(item, make(item))`` in order, made in ``threads`` threads a bounded number of items in advance."""
+def ahead(make: Callable[[Item], Made], items: Iterable[Item], threads: int, depth: int) -> Iterator[tuple[Item, Made]]:
+    """``(item, make(item))`` in order, made in ``threads`` threads, at most ``depth`` items in advance."""
     pool = ThreadPoolExecutor(threads)
     waiting: deque[tuple[Item, Future[Made]]] = deque()
     try:
         for item in items:
             waiting.append((item, pool.submit(make, item)))
-            if len(waiting) > AHEAD * threads:
+            if len(waiting) > depth:
                 done, future = waiting.popleft()
                 yield done, future.result()
         while waiting:
@@ -47,28 +46,36 @@ def workers(extractor: Extractor) -> int:
 
 
 def extract(
-    sets: Sequence[Pictures], extractor: Extractor, batch: int | None = None, size: int | None = None, bar: Any = None
+    sets: Sequence[Pictures],
+    extractor: Extractor,
+    batch: int | None = None,
+    size: int | None = None,
+    bar: Any = None,
+    gate: bool = False,
 ) -> Iterator[tuple[int, Extracted, tuple[int, int]]]:
     """Of every batch of every set in order: the set's number, what the extractor says, the images' height and width.
 
     On a CPU each thread decodes and extracts batches of its own; on a GPU threads decode into pinned memory ahead of
-    it. ``size``: centre-crop every image to it. Raises UserError for a damaged image or one of another size.
+    it. ``size``: centre-crop every image to it. ``gate``: also ask the extractor's image gate. Raises UserError for a
+    damaged image or one of another size.
     """
     count, cuda = batch_size(extractor, batch), extractor.device.type == "cuda"
 
     def make(item: tuple[int, int, int]) -> tuple[torch.Tensor | Extracted, tuple[int, ...]]:
         number, start, stop = item
         images = sets[number].read(start, stop, size)
-        return (images.pin_memory() if cuda else extractor(images)), tuple(images.shape)
+        return (images.pin_memory() if cuda else extractor(images, gate)), tuple(images.shape)
 
     items = ((number, *span) for number, one in enumerate(sets) for span in spans(one, count))
     shapes: dict[int, tuple[int, ...]] = {}
-    for (number, start, _), (made, shape) in ahead(make, items, workers(extractor)):
+    threads = workers(extractor)
+    depth = 2 * threads if cuda else threads  # on a CPU what waits only pushes the rest out of its cache
+    for (number, start, _), (made, shape) in ahead(make, items, threads, depth):
         first = shapes.setdefault(number, shape)
         if first[2:] != shape[2:]:
             name = sets[number].files[start] if sets[number].files else sets[number].name
             raise different_sizes(name, shape, first)
-        found = made if isinstance(made, Extracted) else extractor(made.to(extractor.device, non_blocking=True))
+        found = made if isinstance(made, Extracted) else extractor(made.to(extractor.device, non_blocking=True), gate)
         if bar is not None:
             bar.update(shape[0])
         yield number, found, (first[2], first[3])
