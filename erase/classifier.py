@@ -141,7 +141,8 @@ def load_instrument(folder: Path) -> Instrument:
     if not (folder / "config.json").is_file():
         raise UserError(f"no classifier at {folder}; score.allow_missing=true runs without scores")
     about = read_json(folder / "config.json")
-    network = Classifier(**about["settings"])
+    with torch.random.fork_rng(devices=[]):  # first weights, to be overwritten, come from the global generator
+        network = Classifier(**about["settings"])
     tensors = read_tensors(folder / "gate.safetensors")
     try:
         network.load_state_dict(read_tensors(folder / "model.safetensors"))

@@ -51,7 +51,9 @@ class Extractor:
     def __call__(self, images: torch.Tensor, gate: bool = False) -> Extracted:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"expected uint8 n x 3 x H x W, got {images.dtype} {tuple(images.shape)}")
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # else a GPU's features are rounded coarser
+        if self.device.type != "cuda":
+            return self.forward(images, gate)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # else features are rounded to 10 bits
             return self.forward(images, gate)
 
 
@@ -155,7 +157,8 @@ def load_inception(path: Path | None, device: torch.device) -> Extractor:
     empty = io.BytesIO()
     torch.save({}, empty)
     empty.seek(0)
-    network = Inception(INCEPTION, ["2048", "logits_unbiased"], feature_extractor_weights_path=empty)
+    with torch.random.fork_rng(devices=[]):
+        network = Inception(INCEPTION, ["2048", "logits_unbiased"], feature_extractor_weights_path=empty)
     key = "random"
     if path is not None:
         try:

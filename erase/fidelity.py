@@ -74,7 +74,7 @@ def fid(
                preprocessing(size))
         for one, target in zip(sets, targets, strict=True)
     ]  # fmt: skip
-    rows: dict[int, dict[str, Any]] = {i: held[key] for i, key in enumerate(keys) if key in held}
+    rows = {i: {**held[key], "name": sets[i].name} for i, key in enumerate(keys) if key in held}
     todo = [i for i in range(len(sets)) if i not in rows]
     roots: dict[str, np.ndarray] = {}
     begin = time.monotonic()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -250,6 +251,33 @@ def test_finished_folders_are_skipped_and_changed_ones_are_not(tmp_path, pack, r
     lines = output.read_text().splitlines()
     assert len(lines) == 4
     assert read_rows(output).keys() == {row["key"] for row in [*rows, *again]}
+
+
+def test_a_copy_is_not_computed_again_and_keeps_its_own_name(tmp_path, pack, real, monkeypatch):
+    first = folder(tmp_path / "a", pixels(20))
+    output = tmp_path / "fid.jsonl"
+    row = fid(first, real, pack, output=output)[0]
+    shutil.copytree(first, tmp_path / "b")
+    monkeypatch.setattr("erase.fidelity.moments", lambda sets, *_: iter(sets))
+    assert fid(tmp_path / "b", real, pack, output=output) == [{**row, "name": str(tmp_path / "b")}]
+
+
+def test_scoring_leaves_torch_s_global_settings_alone(tmp_path, pack, real):
+    def settings():
+        return torch.backends.cudnn.allow_tf32, torch.is_grad_enabled(), torch.get_num_threads(), torch.initial_seed()
+
+    before, drawn = settings(), torch.random.get_rng_state()
+    fid(folder(tmp_path / "a", pixels(200)), real, pack, batch=3)
+    assert settings() == before
+    assert torch.equal(torch.random.get_rng_state(), drawn)
+
+
+def test_the_current_folder_and_relative_names_can_be_scored(tmp_path, pack, real, monkeypatch):
+    first = folder(tmp_path / "a", pixels(12), nested=True)
+    whole = fid(first, real, pack)[0]
+    monkeypatch.chdir(first)
+    here = fid(".", "../real", pack)[0]
+    assert (here["fid"], here["images_key"]) == (whole["fid"], whole["images_key"])
 
 
 @pytest.mark.parametrize("text", ["precious\nwords\n", "precious", '{"name": 3}\n', "[1]\n", "3\n"])
