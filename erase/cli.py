@@ -69,9 +69,9 @@ def cli() -> None:
 def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option(
-            "--forget", "-f", multiple=True, metavar="CLASS", help="Class to forget, by index or name; repeatable."
+            "--forget", "-f", multiple=True, metavar="CLASS", help="Class to forget: index, name or wnid; repeatable."
         ),
-        click.option("--model", metavar="SRC", help="Shipped pack or pipeline folder.  [default: digits]"),
+        click.option("--model", metavar="SRC", help="Pack, pipeline folder, hub id or .pt.  [default: digits]"),
         click.option("--data", metavar="digits|DIR", help="Images, one sub-folder a class.  [default: the pack's own]"),
         click.option("--preset", metavar="NAME", help="Shipped preset.  [default: MODEL/METHOD-POLICY]"),
         click.option("--config", metavar="FILE", help="A YAML file in the preset's place."),
@@ -90,10 +90,13 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @cli.command()
 @_model_options
 @click.option("--dry-run", is_flag=True, help="Print the resolved config and what is missing, and stop.")
+@click.option("--snapshot-every", type=click.IntRange(1), metavar="N", help="Draw a few images every N steps.")
 @AS_JSON
 @DEBUG
 @SETTINGS
-def run(settings: tuple[str, ...], as_json: bool, debug: bool, dry_run: bool, **asked: Any) -> None:
+def run(
+    settings: tuple[str, ...], as_json: bool, debug: bool, dry_run: bool, snapshot_every: int | None, **asked: Any
+) -> None:
     """Make a model forget classes, then sample and score it beside the original.
 
     \b
@@ -102,10 +105,12 @@ def run(settings: tuple[str, ...], as_json: bool, debug: bool, dry_run: bool, **
 
     Run the same command again to continue a stopped run.
     """
-    from .config import RunConfig, parse_words
+    from .config import RunConfig, merge, parse_words
 
     request = RunConfig(**asked)
     words = parse_words(settings)
+    if snapshot_every is not None:
+        words = merge(words, {"runtime": {"snapshot_every": snapshot_every}})
     if dry_run:
         from .dryrun import dry_run as describe
 
@@ -159,6 +164,32 @@ def pretrain(
 
     about = make(resolved, output)
     click.echo(json.dumps(about, indent=2) if as_json else f"\n{output}: {_line(about['provenance']['scores'])}")
+
+
+@cli.command()
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST")
+@click.option("--vae", metavar="DIR", help="Folder or hub id of the VAE to put in.")
+@click.option("--num-heads", type=click.IntRange(1), help="Head count of a .pt.  [default: that of S, B, L, XL]")
+@click.option("--allow-difference", is_flag=True, help="Write a .pt that the original code draws differently from.")
+@AS_JSON
+@DEBUG
+def convert(source: str, target: str, as_json: bool, debug: bool, **asked: Any) -> None:
+    """Convert between the original DiT's checkpoints (.pt) and diffusers folders.
+
+    \b
+    erase convert DiT-XL-2-256x256.pt dit-xl-2-256 --vae stabilityai/sd-vae-ft-ema
+    erase convert runs/mine/model erased.pt
+    """
+    from .convert import convert as make
+
+    about = make(source, target, **asked)
+    if as_json:
+        click.echo(json.dumps(about, indent=2))
+        return
+    click.echo(f"{target}: {about['layout']} layout, {about['parameters']:,} parameters, weights {about['weights']}")
+    for note in about["notes"]:
+        click.echo(f"note: {note}", err=True)
 
 
 def _line(values: dict[str, Any]) -> str:
@@ -304,3 +335,26 @@ def sample(
     shown = ", ".join(str(label) for label in about["classes"])
     line = f"{about['output']}: {about['per_class']} images of each class ({shown})"
     click.echo(json.dumps(about, indent=2) if as_json else f"\n{line}")
+
+
+@cli.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@click.option("--output", "-o", required=True, metavar="FILE", help="The PNG to write.")
+@click.option(
+    "--kind",
+    type=click.Choice(["runs", "guidance", "fading"]),
+    default="runs",
+    show_default=True,
+    help="Runs side by side; one run's forgotten class over guidance scales; or over the steps (--snapshot-every).",
+)
+@DEBUG
+def grid(runs: tuple[str, ...], output: str, kind: str, debug: bool) -> None:
+    """Draw finished runs before and after, side by side.
+
+    \b
+    erase grid runs/digits-3-sfron-dual-s0 runs/digits-3-salun-dual-s0 --output both.png
+    erase grid runs/digits-3-sfron-dual-s0 --kind guidance --output guidance.png
+    """
+    from .report.compare import draw
+
+    click.echo(draw(kind, runs, output))

@@ -38,10 +38,10 @@ def setting(
 
 @dataclass(frozen=True)
 class ModelConfig:
-    source: str = setting("digits", "shipped pack, pack folder or diffusers folder")
-    vae: str | None = setting(None, "folder of the VAE, where the source holds none")
+    source: str = setting("digits", "shipped pack, pack folder, diffusers folder, hub id or original .pt")
+    vae: str | None = setting(None, "folder or hub id of the VAE, where the source holds none")
     num_heads: int | None = setting(
-        None, "attention heads of an original .pt checkpoint; refused for the sources that load today", low=1
+        None, "attention heads of an original .pt checkpoint whose width is none of S, B, L, XL", low=1
     )
 
 
@@ -49,6 +49,9 @@ class ModelConfig:
 class DataConfig:
     source: str | None = setting(None, "digits, or a folder with one sub-folder a class; default: the pack's own data")
     flip: bool = setting(False, "also use mirrored images; never for digits")
+    retain_images: int | None = setting(
+        None, "retain images to use, as many of each class as can be; default: all", low=1
+    )
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,9 @@ class SampleConfig:
     per_class: int = setting(100, "images a class", low=2)
     steps: int = setting(20, "sampler steps", low=1, high=1000)
     guidance_scale: float = setting(1.5, "classifier-free guidance; 1 is none", low=0.0)
+    guidance_channels: str = setting(
+        "all", "latent channels that guidance acts on: all, or 3 as in the original DiT's code", choices=("all", "3")
+    )
     sampler: str = setting("dpm++", "sampler", choices=("dpm++", "ddim", "ancestral"))
     block: int = setting(100, "images made together; fixed blocks make files independent of the processes", low=1)
 
@@ -130,9 +136,14 @@ class RuntimeConfig:
     precision: str = setting(
         "auto", "auto is bf16 autocast on a GPU and fp32 elsewhere", choices=("auto", "fp32", "bf16")
     )
+    micro_batch: int | None = setting(
+        None, "samples that go through the model at once; a step's gradient is added up over them", low=1
+    )
+    checkpointing: bool = setting(False, "recompute each block in the backward pass: less memory, a third more time")
     threads: int | None = setting(None, "CPU threads; default: torch's own choice", low=1)
     deterministic: bool = setting(False, "bit-exact arithmetic on a GPU too, slower")
     save_every: int = setting(500, "steps between saved states", low=1)
+    snapshot_every: int | None = setting(None, "steps between a few images drawn on the way (snapshots/)", low=1)
     keep_state: bool = setting(False, "keep state/ when the run is complete")
     tracker: str | None = setting(None, "also log to this", choices=("tensorboard", "wandb"))
 
@@ -348,6 +359,20 @@ def changed(config: Any) -> dict[str, Any]:
         elif field.default is dataclasses.MISSING or value != field.default:
             found[field.name] = _plain(value)
     return found
+
+
+def changes(written: Section, config: Any) -> list[str]:
+    """The dotted keys in which a written-out config differs from this one; a key it lacks had the default then."""
+    new, own = as_mapping(config), changed(config)
+    return [key for key in differences(written, new) if _has(written, key) or _has(own, key)]
+
+
+def _has(section: Any, key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(section, Mapping) or part not in section:
+            return False
+        section = section[part]
+    return True
 
 
 def merge(base: Section, over: Section) -> dict[str, Any]:

@@ -10,14 +10,16 @@ from typing import Any
 import yaml
 
 from .config import ResolvedConfig, RunConfig, as_mapping
-from .errors import NoModelError
+from .errors import NoModelError, UserError
 from .files import read_json
+from .imagenet import class_names
 from .labels import find_forget
-from .model import find_source, read_labels
+from .memory import device_memory, predict, told
+from .precision import chosen
 from .presets import output_folder, resolve, with_classes
+from .sources import HUB, find_source, find_vae, hub_config, missing_weights, read_config, read_labels
 
 STAND_IN = "digits"
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")  # or shards with an index
 
 
 def dry_run(request: RunConfig, words: Mapping[str, Any], as_json: bool) -> str:
@@ -25,31 +27,57 @@ def dry_run(request: RunConfig, words: Mapping[str, Any], as_json: bool) -> str:
     missing: list[str] = []
     forget: list[int] = []
     try:
-        config = resolve(request, words)
+        config = resolve(request, words, download=False)
     except NoModelError:
         config = resolve(request, words, STAND_IN)
         missing.append(f"preset: the model's family is not known yet; shown over the one of {STAND_IN}")
+    source = config.model.source
+    labels, shape = (class_names(), hub_config(source)) if source in HUB else ({}, {})
     try:
-        root = find_source(config.model.source)
+        root = find_source(source, download=False)
         missing += _missing(root, config)
-        if any((root / name).is_file() for name in ("erase.json", "transformer/config.json")):
-            forget = find_forget(config.forget, read_labels(root))
-            config = with_classes(config, forget)
+        if root.is_file() or any((root / name).is_file() for name in ("erase.json", "transformer/config.json")):
+            labels = read_labels(root)
+        if root.is_file() or (root / "transformer" / "config.json").is_file():
+            shape = read_config(root, config.model.num_heads)
     except NoModelError as error:
         missing.append(str(error))
+    if labels:
+        forget = find_forget(config.forget, labels)
+        config = with_classes(config, forget)
     output = output_folder(request, config, forget)
+    memory = _memory(shape, config)
     if as_json:
-        return json.dumps({"config": as_mapping(config), "output": str(output), "missing": missing}, indent=2)
+        content = {"config": as_mapping(config), "output": str(output), "missing": missing, "memory": memory}
+        return json.dumps(content, indent=2)
     lines = [yaml.safe_dump(as_mapping(config), sort_keys=False).rstrip(), f"# output: {output}"]
+    if memory:
+        lines += [f"# memory: {line}" for line in told(memory, device_memory(config.runtime.device))]
     lines += [f"# missing: {line}" for line in missing] or ["# nothing is missing"]
     return "\n".join(lines)
 
 
+def _memory(shape: Mapping[str, Any], config: ResolvedConfig) -> dict[str, int]:
+    """The predicted bytes by purpose; empty if the model's shape is not known."""
+    device = "cpu" if device_memory(config.runtime.device) is None else "cuda"
+    return predict(shape, config, chosen(config.runtime.precision, device) == "bf16") if shape else {}
+
+
 def _missing(root: Path, config: ResolvedConfig) -> list[str]:
-    found = _missing_weights("transformer", root / "transformer")
-    found += _missing_weights("VAE", Path(config.model.vae or root / "vae"))
-    wanted = [root / "classifier" / name for name in ("config.json", "model.safetensors", "gate.safetensors")]
-    found += [f"classifier: no {path}" for path in wanted if not path.is_file()]
+    found = []
+    if root.is_file() and config.model.vae is None:
+        found.append("VAE: an original checkpoint holds none; give one with model.vae=FOLDER")
+    if root.is_dir():
+        found = [f"transformer: no {path}" for path in missing_weights(root / "transformer")]
+        wanted = [root / "classifier" / name for name in ("config.json", "model.safetensors", "gate.safetensors")]
+        found += [f"classifier: no {path}" for path in wanted if not path.is_file()]
+    if config.model.vae is not None:
+        try:
+            found += [f"VAE: no {path}" for path in missing_weights(find_vae(config.model.vae, download=False))]
+        except UserError as error:
+            found.append(f"VAE: {error}")
+    elif root.is_dir():
+        found += [f"VAE: no {path}" for path in missing_weights(root / "vae")]
     pack = read_json(root / "erase.json") if (root / "erase.json").is_file() else {}
     data = config.data.source or pack.get("data", {}).get("source")
     if data is None:
@@ -57,15 +85,3 @@ def _missing(root: Path, config: ResolvedConfig) -> list[str]:
     elif data != "digits" and not Path(data).is_dir():
         found.append(f"data: no {data}")
     return found
-
-
-def _missing_weights(what: str, folder: Path) -> list[str]:
-    """Of what diffusers loads from ``folder``: its config, and one weights file or every shard that an index names."""
-    found = [] if (folder / "config.json").is_file() else [f"{what}: no {folder / 'config.json'}"]
-    if any((folder / name).is_file() for name in WEIGHTS):
-        return found
-    for index in (folder / f"{name}.index.json" for name in WEIGHTS):
-        if index.is_file():
-            shards = sorted(set(read_json(index)["weight_map"].values()))
-            return found + [f"{what}: no {folder / name}" for name in shards if not (folder / name).is_file()]
-    return [*found, f"{what}: no {folder / WEIGHTS[0]}"]

@@ -151,12 +151,13 @@ def file_digests(root: Path, files: Sequence[Path]) -> list[str]:
     if path.is_file():
         with contextlib.suppress(UserError):  # a damaged one is made anew
             known = read_json(path)
-    found, settled, now = {}, {}, time.time_ns()
+    found, settled, now = {}, dict(known), time.time_ns()
     for name, file in zip(relative_names(root, files), files, strict=True):
         about = os.stat(file)
         stamp = [about.st_size, about.st_mtime_ns]
         held = known.get(name)
         found[name] = held[2] if held and held[:2] == stamp else digest(file)
+        settled.pop(name, None)
         if now - about.st_mtime_ns > SETTLED:
             settled[name] = [*stamp, found[name]]
     if settled != known:

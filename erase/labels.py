@@ -6,15 +6,18 @@ import re
 from collections.abc import Mapping, Sequence
 
 from .errors import UserError, nearest
+from .imagenet import is_imagenet, synonyms, wnids
 
 
 def find_class(text: str | int, labels: Mapping[int, str]) -> int:
-    """The id of a class given by index or name. Raises UserError with the nearest names if there is none.
+    """The id of a class given by index or name; of ImageNet's also by WordNet id, and by any of its synonyms.
 
-    Text that is one class's index and another's name is refused; a number that is no text is an index.
+    Text that is one class's index and another's name is refused, and so is a name of two classes; a number that is no
+    text is an index. Raises UserError with the candidates, or the nearest names.
     """
     word = str(text).strip()
-    found = [label for label, name in labels.items() if word.casefold() in _names(name)]
+    known = names_of(labels)
+    found = known.get(word.casefold(), [])
     if re.fullmatch(r"-?[0-9]+", word):
         index = int(word)
         other = [label for label in found if label != index]
@@ -31,10 +34,8 @@ def find_class(text: str | int, labels: Mapping[int, str]) -> int:
     if len(found) == 1:
         return found[0]
     if found:
-        which = ", ".join(f"{label} ({labels[label]})" for label in found)
-        raise UserError(f"the class name {word!r} is ambiguous; give the index: {which}")
-    known = {name for label in labels.values() for name in label.split(", ")}
-    raise UserError(f"unknown class {word!r}{nearest(word, known)}")
+        raise UserError(f"the class name {word!r} is ambiguous; give the {_candidates(found, labels)}")
+    raise UserError(f"unknown class {word!r}{_hint(word, labels)}")
 
 
 def find_forget(texts: Sequence[str | int], labels: Mapping[int, str]) -> list[int]:
@@ -52,8 +53,37 @@ def find_forget(texts: Sequence[str | int], labels: Mapping[int, str]) -> list[i
     return sorted(ids)
 
 
-def _names(name: str) -> set[str]:
-    return {name.casefold(), *(part.strip().casefold() for part in name.split(","))}
+def names_of(labels: Mapping[int, str]) -> dict[str, list[int]]:
+    """All names of the classes, case-folded, to the ids that bear them: a name's comma-separated parts count each.
+
+    ImageNet's classes also bear their WordNet ids and synonyms, however the model spells them.
+    """
+    imagenet = is_imagenet(labels)
+    found: dict[str, list[int]] = {}
+    for label, name in labels.items():
+        names = {name, *(part.strip() for part in name.split(","))}
+        if imagenet:
+            names |= {wnids()[label], *synonyms()[label], ", ".join(synonyms()[label])}
+        for each in {name.casefold() for name in names}:
+            found.setdefault(each, []).append(label)
+    return found
+
+
+def _candidates(found: Sequence[int], labels: Mapping[int, str]) -> str:
+    if is_imagenet(labels):
+        which = ", ".join(f"{label} ({wnids()[label]}: {', '.join(synonyms()[label])})" for label in found)
+        return f"index or wnid: {which}"
+    return "index: " + ", ".join(f"{label} ({labels[label]})" for label in found)
+
+
+def _hint(word: str, labels: Mapping[int, str]) -> str:
+    known = {name for label in labels.values() for name in label.split(", ")}
+    if not is_imagenet(labels):
+        return nearest(word, known)
+    if re.fullmatch("n[0-9]+", word):
+        return "; no class of the model has this wnid"
+    known |= {name for label in labels for name in synonyms()[label]}
+    return nearest(word, known, listed=False) or "; give an index, a wnid or a name of an ImageNet class"
 
 
 def _span(labels: Mapping[int, str]) -> str:

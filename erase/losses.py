@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 ASCENTS = ("ga", "adaga", "bounded")
-ERASURES = ("distill", "bounded")
 
 
 def ascent(mse: torch.Tensor, kind: str, bound: float, power: float) -> torch.Tensor:
@@ -23,14 +20,3 @@ def ascent(mse: torch.Tensor, kind: str, bound: float, power: float) -> torch.Te
     if kind == "bounded":
         mse = mse.clamp(max=bound)  # no gradient beyond the bound
     return -mse.mean()
-
-
-def erasure(task: Any, batch: Any, kind: str, bound: float) -> torch.Tensor:
-    """A loss that takes the class away: ``distill`` towards the next class's prediction (positive), or bounded ascent.
-
-    For methods that say how two gradients are combined and leave the forget loss open.
-    """
-    if kind == "distill":
-        distance: torch.Tensor = task.distance(batch, task.next_class(batch.labels)).mean()
-        return distance
-    return ascent(task.mse(batch), "bounded", bound, 0.0)

@@ -1,4 +1,4 @@
-"""The model: a DiT with one embedder shared by all blocks, its VAE, and the pack that holds them."""
+"""The model: a DiT and its VAE, loaded from any source and saved as a pack."""
 
 from __future__ import annotations
 
@@ -8,11 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from .config import DitRecipe, VaeRecipe
-from .errors import NoModelError, UserError
-from .files import digest, read_json, replacing_folder, shipped, write_json
+from .dit import new_like, new_transformer, new_vae, tie_embedders, time_shift, untied_copy
+from .errors import UserError
+from .files import digest, read_json, replacing_folder, write_json
+from .original import from_original, read_checkpoint
+from .sources import find_source, find_vae, read_labels, slot_labels
+
+__all__ = [
+    "SCHEDULER",
+    "Model",
+    "find_source",
+    "load_model",
+    "new_like",
+    "new_transformer",
+    "new_vae",
+    "read_labels",
+    "save_model",
+    "tie_embedders",
+    "untied_copy",
+    "weights_key",
+    "write_pipeline",
+]
 
 # Every value explicit: diffusers fills absent ones differently in memory and after a save.
 SCHEDULER = {
@@ -24,6 +41,13 @@ SCHEDULER = {
     "timestep_spacing": "linspace",
     "steps_offset": 0,
 }
+
+ORIGINAL_NOTE = (
+    "This model keeps the time features and the norm epsilon of the original DiT code, as `downscale_freq_shift` and "
+    "`norm_eps` in `transformer/config.json` record. `erase` draws with them; diffusers' stock `DiTPipeline` opens the "
+    "folder but ignores the first, and so draws slightly different images.\n"
+)
+NO_VAE = "the model has no VAE, so it can neither sample nor encode; give one with model.vae=FOLDER"
 
 
 @dataclass
@@ -64,7 +88,7 @@ class Model:
     @property
     def image_size(self) -> int:
         if self.vae is None:
-            raise UserError("the model has no VAE; give one with model.vae=FOLDER")
+            raise UserError(NO_VAE)
         return int(self.latent_shape[1] * 2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @property
@@ -91,149 +115,72 @@ def weights_key(module: Any) -> str:
     return digest(*parts)
 
 
-def tie_embedders(transformer: Any) -> None:
-    """Makes all blocks share block 0's embedder, as the original DiT does, and stops its own label dropout.
-
-    diffusers gives every block an embedder and draws a label drop in each; training such a model is another algorithm.
-    Raises UserError if the copies differ, for then one cannot stand for all.
-    """
-    first = transformer.transformer_blocks[0].norm1.emb
-    for number, block in enumerate(transformer.transformer_blocks):
-        for (name, mine), other in zip(first.named_parameters(), block.norm1.emb.parameters(), strict=True):
-            if not torch.equal(mine, other):
-                raise UserError(
-                    f"the embedders of this checkpoint have drifted apart (block {number}, {name}): it was fine-tuned "
-                    "with one embedder a block, and no single label row exists to forget"
-                )
-        block.norm1.emb = first
-    first.class_embedder.dropout_prob = 0.0
-
-
-def untied_copy(transformer: Any) -> Any:
-    """A copy with one embedder a block, as diffusers stores it."""
-    result = copy.deepcopy(transformer).cpu()
-    for block in result.transformer_blocks[1:]:
-        block.norm1.emb = copy.deepcopy(block.norm1.emb)
-    return result
-
-
-def new_transformer(recipe: DitRecipe, latent_channels: int, latent_size: int, seed: int) -> Any:
-    """A DiT with learned variance, initialised as the paper does (adaLN-zero) and tied."""
-    from diffusers import DiTTransformer2DModel
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        transformer: Any = DiTTransformer2DModel(
-            num_attention_heads=recipe.heads,
-            attention_head_dim=recipe.width // recipe.heads,
-            in_channels=latent_channels,
-            out_channels=2 * latent_channels,
-            num_layers=recipe.layers,
-            sample_size=latent_size,
-            patch_size=recipe.patch,
-            num_embeds_ada_norm=recipe.label_slots,
-            norm_type="ada_norm_zero",
-            norm_elementwise_affine=False,
-            norm_eps=1e-6,
-            activation_fn="gelu-approximate",
-        )
-        first = transformer.transformer_blocks[0].norm1.emb
-        for block in transformer.transformer_blocks[1:]:
-            block.norm1.emb = first
-        for module in transformer.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                nn.init.xavier_uniform_(module.weight.flatten(1))
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        nn.init.normal_(first.class_embedder.embedding_table.weight, std=0.02)
-        nn.init.normal_(first.timestep_embedder.linear_1.weight, std=0.02)
-        nn.init.normal_(first.timestep_embedder.linear_2.weight, std=0.02)
-        adaln = [block.norm1.linear for block in transformer.transformer_blocks]
-        for layer in [*adaln, transformer.proj_out_1, transformer.proj_out_2]:
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-    tie_embedders(transformer)
-    return transformer.eval()
-
-
-def new_like(transformer: Any, seed: int) -> Any:
-    """An untrained DiT of the same shape."""
-    old = getattr(transformer, "module", transformer).config
-    width = old.num_attention_heads * old.attention_head_dim
-    recipe = DitRecipe(
-        layers=old.num_layers, width=width, heads=old.num_attention_heads, patch=old.patch_size,
-        label_slots=old.num_embeds_ada_norm,
-    )  # fmt: skip
-    return new_transformer(recipe, old.in_channels, old.sample_size, seed)
-
-
-def new_vae(recipe: VaeRecipe, image_size: int, seed: int) -> Any:
-    from diffusers import AutoencoderKL
-
-    levels = len(recipe.channels)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            block_out_channels=recipe.channels,
-            layers_per_block=recipe.layers,
-            latent_channels=recipe.latent_channels,
-            norm_num_groups=recipe.groups,
-            sample_size=image_size,
-            mid_block_add_attention=False,
-        )
-
-
-def find_source(source: str) -> Path:
-    """The folder of a model source: a shipped pack by name, or a pipeline folder. Raises UserError if there is none."""
-    packs = sorted(path.parent.name for path in shipped("assets").glob("*/erase.json"))
-    for path in (Path(source), shipped("assets") / source):
-        if (path / "model_index.json").is_file():
-            return path
-    if Path(source).is_dir():
-        raise UserError(f"{source} holds no model_index.json; give a pack or a diffusers pipeline folder")
-    raise NoModelError(f"no model at {source!r}; give a folder or a shipped pack ({', '.join(packs)})")
-
-
 def load_model(source: str = "digits", vae: str | None = None, num_heads: int | None = None) -> Model:
-    """Loads a shipped pack by name, a pack folder, or a diffusers pipeline folder, in float32 on the CPU.
+    """Loads a model in float32 on the CPU.
 
-    ``vae``: a folder to take the VAE from instead. ``num_heads`` is for original .pt checkpoints, which
-    cannot be loaded yet: it is refused.
+    ``source``: a shipped pack's name, a pack folder, a diffusers pipeline folder (also of the older layout), a hub id
+    (``facebook/DiT-XL-2-256``), or an original checkpoint (``.pt``), which holds neither a VAE nor its head count:
+    ``num_heads`` is needed for a width other than S, B, L, XL. ``vae``: a folder or hub id to take the VAE from; an
+    original checkpoint without one can neither sample nor encode.
     Raises UserError if the source is missing, unreadable, or its embedders have drifted apart.
     """
     from diffusers import AutoencoderKL, DiTTransformer2DModel
 
-    if num_heads is not None:
-        raise UserError("num_heads belongs to original .pt checkpoints; a diffusers folder records its own")
     root = find_source(source)
-    transformer = _from_pretrained(DiTTransformer2DModel, root / "transformer")
-    tie_embedders(transformer)
-    vae_folder = Path(vae) if vae else root / "vae"
-    decoder = _from_pretrained(AutoencoderKL, vae_folder) if vae or vae_folder.is_dir() else None
-    pack = read_json(root / "erase.json") if (root / "erase.json").is_file() else None
-    return Model(transformer.eval(), decoder.eval() if decoder is not None else None, read_labels(root), pack, root)
+    pack, folder, decoder = None, None, None
+    if root.is_file():
+        tensors = read_checkpoint(root)
+        transformer = from_original(tensors, num_heads)
+        labels = slot_labels(transformer.config.num_embeds_ada_norm, {})
+    else:
+        folder = root
+        transformer = _from_pretrained(DiTTransformer2DModel, root / "transformer")
+        if num_heads not in (None, transformer.config.num_attention_heads):
+            recorded = transformer.config.num_attention_heads
+            raise UserError(f"num_heads={num_heads}, but {root} records {recorded}; it is for original .pt checkpoints")
+        tie_embedders(transformer)
+        pack = read_json(root / "erase.json") if (root / "erase.json").is_file() else None
+        labels = read_labels(root)
+    if vae is not None:
+        decoder = _from_pretrained(AutoencoderKL, find_vae(vae))
+    elif folder is not None and (folder / "vae").is_dir():
+        decoder = _from_pretrained(AutoencoderKL, folder / "vae")
+    _check_vae(transformer, decoder)
+    return Model(transformer.eval(), decoder, labels, pack, folder)
 
 
-def read_labels(root: Path) -> dict[int, str]:
-    """Names of the classes in use, by id: the pack's own, else all label slots. Needs no weights."""
-    names = {int(k): str(v) for k, v in (read_json(root / "model_index.json").get("id2label") or {}).items()}
-    if (root / "erase.json").is_file():
-        return {int(label): names[int(label)] for label in read_json(root / "erase.json")["classes"]}
-    count = int(read_json(root / "transformer" / "config.json")["num_embeds_ada_norm"])
-    return {label: names.get(label, str(label)) for label in range(count)}
+def _check_vae(transformer: Any, vae: Any | None) -> None:
+    if vae is None:
+        return
+    vae.eval()
+    if vae.config.latent_channels != transformer.config.in_channels:
+        raise UserError(
+            f"the VAE makes {vae.config.latent_channels} latent channels and the transformer takes "
+            f"{transformer.config.in_channels}"
+        )
 
 
 def _from_pretrained(cls: Any, path: Path) -> Any:
     if not (path / "config.json").is_file():
         raise UserError(f"no {cls.__name__} at {path}: config.json is missing")
+    from diffusers.utils import logging
+
+    safe = any(path.glob("*.safetensors*")) or not any(path.glob("*.bin*"))
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns of TIME_KEY and of the older layout's config, which we know
     try:
         module, info = cls.from_pretrained(
-            path, torch_dtype=torch.float32, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+            path,
+            torch_dtype=torch.float32,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+            use_safetensors=safe,
         )
     except Exception as error:  # diffusers, safetensors and torch each raise their own kinds
         raise UserError(f"cannot load {path}: {' '.join(str(error).split()) or type(error).__name__}") from None
+    finally:
+        logging.set_verbosity(verbosity)
     if info["missing_keys"]:  # diffusers only warns, and leaves them at random
         raise UserError(f"{path} lacks weights: {', '.join(sorted(info['missing_keys'])[:3])}")
     return module
@@ -255,8 +202,8 @@ def save_model(model: Model, path: str | Path) -> None:
             shutil.copy(source / "reference.safetensors", folder)
         if model.pack is not None:
             write_json(folder / "erase.json", model.pack)
-        if model.card:
-            (folder / "README.md").write_text(model.card, encoding="utf-8")
+        if model.card or time_shift(model.transformer) != 1:
+            (folder / "README.md").write_text(model.card or ORIGINAL_NOTE, encoding="utf-8")
 
 
 def write_pipeline(model: Model, folder: Path) -> None:

@@ -13,22 +13,19 @@ from .config import SHORT, PretrainConfig, ResolvedConfig, RunConfig, build, cha
 from .errors import UserError, nearest
 from .files import digest, read_json, shipped
 from .methods import Method, find_method, refusal
-from .model import find_source
+from .sources import CHECKPOINTS, HUB, find_source, read_config
 
 SECTIONS = ("model", "data", "method", "optimizer", "unlearn", "sample", "score", "runtime")
 
 
-def family_of(source: str) -> str:
-    """Which presets suit a model: a pack says so itself; others are ImageNet's by their latent size or their name."""
-    for root in (Path(source), shipped("assets") / source):
-        if (root / "erase.json").is_file():
-            return str(read_json(root / "erase.json").get("family", "digits"))
-        if (root / "transformer" / "config.json").is_file():
-            return (
-                "imagenet512" if read_json(root / "transformer" / "config.json")["sample_size"] == 64 else "imagenet256"
-            )
-    find_source(source)
-    return "imagenet512" if "512" in source else "imagenet256"
+def family_of(source: str, download: bool = True) -> str:
+    """Which presets suit a model: a pack says so itself; others are ImageNet's by their id or latent size."""
+    if source in HUB:
+        return HUB[source]
+    root = find_source(source, download)
+    if (root / "erase.json").is_file():
+        return str(read_json(root / "erase.json").get("family", "digits"))
+    return "imagenet512" if read_config(root, 1)["sample_size"] == 64 else "imagenet256"
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -45,16 +42,20 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 def load_preset(name: str) -> dict[str, Any]:
     root = shipped("configs")
-    known = sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
+    presets = (path for path in root.rglob("*.yaml") if path.parent.name != "tables")
+    known = sorted(str(path.relative_to(root).with_suffix("")) for path in presets)
     if name not in known:
         raise UserError(f"unknown preset {name!r}{nearest(name, known)}")
     return load_yaml(root / f"{name}.yaml")
 
 
-def resolve(request: RunConfig, words: Mapping[str, Any] | None = None, family: str | None = None) -> ResolvedConfig:
+def resolve(
+    request: RunConfig, words: Mapping[str, Any] | None = None, family: str | None = None, download: bool = True
+) -> ResolvedConfig:
     """The request over its preset. ``words`` are dotted settings of the command line, already nested.
 
-    ``family``: whose preset to take, where the model itself is not to be asked.
+    ``family``: whose preset to take, where the model itself is not to be asked; else a hub id of unknown family is
+    fetched if ``download``.
 
     Raises UserError for an unknown preset, method, policy or key, a value of the wrong type or out of range, or a
     method that cannot run under the policy.
@@ -65,7 +66,7 @@ def resolve(request: RunConfig, words: Mapping[str, Any] | None = None, family: 
         if value is not None:
             asked[section] = {SHORT[section]: value} if isinstance(value, str) and section in SHORT else value
     asked = merge(_written_out(asked), _written_out(words or {}))
-    base = _written_out(_base(request, asked, family))
+    base = _written_out(_base(request, asked, family, download))
     wanted = asked.get("method", {}).get("name")
     if wanted and base.get("method", {}).get("name") not in (None, wanted):
         base = {**base, "method": {"name": wanted}}  # another method's options do not carry over
@@ -110,7 +111,7 @@ def _written_out(values: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _base(request: RunConfig, asked: Mapping[str, Any], family: str | None) -> dict[str, Any]:
+def _base(request: RunConfig, asked: Mapping[str, Any], family: str | None, download: bool) -> dict[str, Any]:
     """The preset's or the config file's values."""
     if request.config is not None or request.preset is not None:
         return base_values(request.preset, request.config, "")
@@ -119,7 +120,7 @@ def _base(request: RunConfig, asked: Mapping[str, Any], family: str | None) -> d
     why = refusal(method, policy)
     if why:
         raise UserError(why)
-    family = family or family_of(str(asked.get("model", {}).get("source", "digits")))
+    family = family or family_of(str(asked.get("model", {}).get("source", "digits")), download)
     return load_preset(f"{family}/{method.name}-{policy}")
 
 
@@ -149,7 +150,9 @@ def output_folder(request: RunConfig, config: ResolvedConfig, forget: Sequence[i
     """``request.output``, or ``runs/<model>-<classes>-<method>-<policy>-s<seed>``."""
     if request.output:
         return Path(request.output)
-    model = "".join(c if c.isalnum() or c in "._" else "-" for c in Path(config.model.source).name) or "model"
+    source = Path(config.model.source)
+    name = source.stem if source.suffix in CHECKPOINTS else source.name
+    model = "".join(c if c.isalnum() or c in "._" else "-" for c in name) or "model"
     classes = "+".join(str(label) for label in forget)
     return Path("runs") / f"{model}-{classes}-{config.method.name}-{config.optimizer.policy}-s{config.seed}"
 

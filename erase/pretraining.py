@@ -25,10 +25,11 @@ from .config import (
     UnlearnConfig,
     VaeRecipe,
     as_mapping,
-    differences,
+    changes,
 )
 from .data.images import ImageSet, load_images
-from .data.latents import LatentStream, encode_moments
+from .data.latents import LatentStream
+from .data.moments import encode_moments
 from .diffusion import Schedule
 from .errors import UserError
 from .files import digest, read_json, replacing_folder, write_json
@@ -74,15 +75,15 @@ def train_dit(
     """A DiT on the VAE's latents, by the loop that unlearns, with a retain objective alone; returns its average."""
     classes = [label for label in images.names if label not in exclude]
     rows = images.select(classes, held_out=False)
-    moments = encode_moments(vae, images, rows, weights_key(vae), flip=False)
-    shape = moments.mean.shape[1:]
-    transformer = new_transformer(recipe, int(shape[0]), int(shape[1]), config.seed)
+    moments, good = encode_moments(vae, images, rows, weights_key(vae), flip=False)
+    latent = moments.take(np.flatnonzero(good)[:1])[0]
+    transformer = new_transformer(recipe, latent.shape[1], latent.shape[2], config.seed)
     accelerator = make_accelerator(config.runtime)
     transformer.to(accelerator.device)
     null = recipe.label_slots
     task = DiffusionTask(accelerator.prepare_model(transformer), Schedule(), classes, exclude, null)
     stream = LatentStream(
-        moments, np.arange(len(rows)), images.labels[rows], config.seed, "dit", recipe.batch_size, null,
+        moments, np.flatnonzero(good), images.labels[rows[good]], config.seed, "dit", recipe.batch_size, null,
         recipe.label_dropout,
     )  # fmt: skip
     plan = UnlearnConfig(
@@ -175,10 +176,11 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
     output, asked = Path(output), config.data
     if config.data != "digits":  # the pack is used from other folders too
         config = dataclasses.replace(config, data=str(Path(config.data).resolve()))
-    recipe = as_mapping(dataclasses.replace(config, runtime=RuntimeConfig()))
+    anywhere = dataclasses.replace(config, runtime=RuntimeConfig())
+    recipe = as_mapping(anywhere)
     if (output / "erase.json").is_file():
         about: dict[str, Any] = read_json(output / "erase.json")
-        different = differences(about["provenance"]["recipe"], recipe)
+        different = changes(about["provenance"]["recipe"], anywhere)
         if different:
             raise UserError(f"{output} holds a pack of another recipe; it differs in {', '.join(different)}")
         return about

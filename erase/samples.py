@@ -44,14 +44,15 @@ def draw_samples(
     Raises UserError for an unknown class or protocol, or a folder with images of another model or protocol.
     """
     output = Path(output)
-    place = Path(source) / "model" if (Path(source) / "model" / "model_index.json").is_file() else Path(source)
+    inside = Path(source) / "model"  # of a run
+    place = str(inside if (inside / "model_index.json").is_file() else source)
     given = dict(words or {})
     unknown = [key for key in given if key not in ("sample", "runtime")]
     if unknown:
         raise UserError(f"unknown key {unknown[0]!r}; erase sample takes sample.KEY=VALUE and runtime.KEY=VALUE")
     runtime: RuntimeConfig = build(RuntimeConfig, given.get("runtime", {}), "runtime")
     check_runtime(runtime)
-    model = load_model(str(place))
+    model = load_model(place)
     config = _config(model, protocol, given.get("sample", {}), per_class)
     wanted = _classes(model, classes, exclude)
     model.to(make_accelerator(runtime, output).device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from .config import SampleConfig
 from .errors import UserError
 from .files import replacing
-from .model import SCHEDULER, Model
+from .model import NO_VAE, SCHEDULER, Model
 from .precision import autocast
 from .rng import image_seed
 
@@ -49,42 +49,82 @@ def sample_latents(
     steps: int = 20,
     sampler: str = "dpm++",
     precision: str = "auto",
+    guidance_channels: str = "all",
 ) -> torch.Tensor:
     """Scaled latents n x C x h x w of these labels.
 
     Image i starts from one CPU draw of shape (1, C, h, w) of a generator seeded with ``seeds[i]``, and takes any
-    further noise from the same generator: what DiTPipeline does with a list of generators. Guidance is
-    eps_null + scale (eps_label - eps_null) on all channels; a scale of 1 needs no null half. ``precision`` is the
-    transformer's: fp32, bf16, or auto, which is bf16 on a GPU and fp32 elsewhere.
+    further noise from the same generator: what DiTPipeline does with a list of generators. Guidance as in
+    :func:`guided_output`. ``precision`` is the transformer's: fp32, bf16, or auto, which is bf16 on a GPU and fp32
+    elsewhere.
     """
-    device = model.device
     generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
 
     def draw() -> torch.Tensor:
-        return torch.cat([torch.randn((1, *model.latent_shape), generator=g) for g in generators]).to(device)
+        shape = (1, *model.latent_shape)
+        return torch.cat([torch.randn(shape, generator=g) for g in generators]).to(model.device)
 
+    return denoise(model, labels, draw(), draw, guidance_scale, steps, sampler, precision, guidance_channels)
+
+
+@torch.no_grad()
+def denoise(
+    model: Model,
+    labels: Sequence[int],
+    latents: torch.Tensor,
+    draw: Callable[[], torch.Tensor],
+    guidance_scale: float = 1.5,
+    steps: int = 20,
+    sampler: str = "dpm++",
+    precision: str = "auto",
+    guidance_channels: str = "all",
+) -> torch.Tensor:
+    """As :func:`sample_latents`, from the given start noise ``latents`` (n x C x h x w).
+
+    ``draw`` gives the noise of each further step, of the same shape; only the ancestral sampler asks for it.
+    """
+    if guidance_channels not in ("all", "3"):
+        raise UserError(f"unknown guidance_channels {guidance_channels!r}; known: all, 3")
     scheduler = make_scheduler(sampler)
-    scheduler.set_timesteps(steps, device=device)
+    scheduler.set_timesteps(steps, device=model.device)
     channels = model.latent_shape[0]
-    classes = torch.tensor(list(labels), device=device)
-    guided = guidance_scale != 1.0
-    both = torch.cat([classes, torch.full_like(classes, model.null_label)]) if guided else classes
-    latents = draw()
+    classes = torch.tensor(list(labels), device=model.device)
     for t in scheduler.timesteps:
-        inputs = torch.cat([latents, latents]) if guided else latents
-        with autocast(precision, device):
-            output = model.transformer(inputs, timestep=t.expand(len(inputs)), class_labels=both, return_dict=False)[0]
-        output = output.float()
-        eps, variance = output[:, :channels], output[:, channels:]
-        if guided:
-            conditional, unconditional = eps.chunk(2)
-            eps = unconditional + guidance_scale * (conditional - unconditional)
-            variance = variance.chunk(2)[0] if variance.shape[1] else variance
+        output = guided_output(model, latents, t, classes, guidance_scale, precision, guidance_channels)
         if sampler == "ancestral":
-            latents = _ancestral_step(scheduler, torch.cat([eps, variance], dim=1), int(t), latents, draw)
+            latents = _ancestral_step(scheduler, output, int(t), latents, draw)
         else:
-            latents = scheduler.step(eps, t, latents, return_dict=False)[0]
+            latents = scheduler.step(output[:, :channels], t, latents, return_dict=False)[0]
     return latents
+
+
+def guided_output(
+    model: Model,
+    latents: torch.Tensor,
+    t: torch.Tensor,
+    classes: torch.Tensor,
+    scale: float,
+    precision: str = "auto",
+    guidance_channels: str = "all",
+) -> torch.Tensor:
+    """The model's noise prediction and variance channels at one timestep, under classifier-free guidance.
+
+    Guidance (Ho & Salimans 2022) is eps_null + scale (eps_label - eps_null); a scale of 1 needs no null half. "all": of
+    all channels of the prediction, as diffusers does; "3": of the first three, as the original DiT's code does, and the
+    fourth stays the label's. The variance is the label's. n x 2C x h x w in float32.
+    """
+    channels = model.latent_shape[0] if guidance_channels == "all" else min(3, model.latent_shape[0])
+    guided = scale != 1.0
+    both = torch.cat([classes, torch.full_like(classes, model.null_label)]) if guided else classes
+    inputs = torch.cat([latents, latents]) if guided else latents
+    with autocast(precision, model.device):
+        output = model.transformer(inputs, timestep=t.expand(len(inputs)), class_labels=both, return_dict=False)[0]
+    output = output.float()
+    if not guided:
+        return output
+    conditional, unconditional = output.chunk(2)
+    eps = unconditional[:, :channels] + scale * (conditional[:, :channels] - unconditional[:, :channels])
+    return torch.cat([eps, conditional[:, channels:]], dim=1)
 
 
 def _ancestral_step(scheduler: Any, output: torch.Tensor, t: int, latents: torch.Tensor, draw: Any) -> torch.Tensor:
@@ -111,7 +151,7 @@ def _ancestral_step(scheduler: Any, output: torch.Tensor, t: int, latents: torch
 def decode(model: Model, latents: torch.Tensor) -> torch.Tensor:
     """Scaled latents to images on the CPU: uint8, n x H x W x 3."""
     if model.vae is None:
-        raise UserError("the model has no VAE to decode with; give one with model.vae=FOLDER")
+        raise UserError(NO_VAE)
     images = []
     for part in latents.split(DECODE_BATCH):
         pixels = model.vae.decode(part / model.vae.config.scaling_factor).sample
@@ -128,6 +168,7 @@ def sample(
     steps: int = 20,
     sampler: str = "dpm++",
     precision: str = "auto",
+    guidance_channels: str = "all",
 ) -> np.ndarray:
     """Images of these labels, one seed each (default: 0, 1, ...): uint8, n x H x W x 3, RGB.
 
@@ -141,7 +182,8 @@ def sample(
         raise UserError(f"label {wrong[0]} is not in 0 .. {model.num_classes} (the last is the null label)")
     if not len(labels):
         return np.zeros((0, model.image_size, model.image_size, 3), dtype=np.uint8)
-    return decode(model, sample_latents(model, labels, seeds, guidance_scale, steps, sampler, precision)).numpy()
+    how = (guidance_scale, steps, sampler, precision, guidance_channels)
+    return decode(model, sample_latents(model, labels, seeds, *how)).numpy()
 
 
 def image_path(folder: Path, label: int, number: int) -> Path:
@@ -155,6 +197,7 @@ def sample_folder(
 
     A block is ``config.block`` consecutive images of one class, so a file depends on the class and its number alone.
     """
+    protocol = (config.guidance_scale, config.steps, config.sampler, precision, config.guidance_channels)
     blocks = [
         (label, range(start, min(start + config.block, config.per_class)))
         for label in classes
@@ -167,7 +210,7 @@ def sample_folder(
             if any(missing):
                 seeds = [image_seed(config.seed, label, number) for number in numbers]
                 labels = [label] * len(seeds)
-                images = sample(model, labels, seeds, config.guidance_scale, config.steps, config.sampler, precision)
+                images = sample(model, labels, seeds, *protocol)
                 for path, image in compress(zip(paths, images, strict=True), missing):
                     with replacing(path, sync=False) as temporary:
                         Image.fromarray(image).save(temporary)

@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from tqdm import tqdm
 
 from .config import ObjectiveConfig, RuntimeConfig, UnlearnConfig
-from .data.latents import LatentStream
+from .data.latents import Batch, LatentStream
 from .errors import UserError
 from .files import write_text
 from .methods import Method
@@ -25,6 +25,7 @@ from .precision import chosen
 from .state import load_state, save_state
 
 FLUSH_EVERY = 20
+Values = Mapping[str, torch.Tensor]
 
 
 def check_runtime(runtime: RuntimeConfig) -> None:
@@ -65,8 +66,9 @@ class Trainer:
     """Trains ``module`` in place.
 
     ``streams`` gives each objective its batches and ``plan`` the rounds. ``average`` keeps an exponential moving
-    average of the weights with that decay. State is saved to ``state`` under ``key`` and continued from; one line a
-    step goes to ``metrics``.
+    average of the weights with that decay. At most ``micro_batch`` samples go through the module at once. State is
+    saved to ``state`` under ``key`` and continued from; one line a step goes to ``metrics``. ``watch`` is called with
+    the number of steps taken after each.
     """
 
     def __init__(
@@ -82,10 +84,13 @@ class Trainer:
         metrics: Path | None = None,
         save_every: int = 500,
         average: float | None = None,
+        micro_batch: int | None = None,
+        watch: Callable[[int], None] | None = None,
     ) -> None:
         self.accelerator, self.module, self.method, self.policy = accelerator, module, method, policy
         self.streams, self.plan, self.state, self.key = streams, plan, state, key
         self.metrics, self.save_every, self.decay = metrics, save_every, average
+        self.micro_batch, self.watch = micro_batch, watch
         self.joint = (plan.update or method.updates[0]) == "joint"
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if average else {}
@@ -124,6 +129,8 @@ class Trainer:
             self.pending.append({"step": step, "round": round_, "objective": objective, **row})
             if len(self.pending) >= FLUSH_EVERY:
                 bar.set_postfix({objective: f"{self._flush():.4f}"})
+            if self.watch is not None:
+                self.watch(step + 1)
             if (step + 1) % self.save_every == 0 and step + 1 < len(order):
                 self._flush()
                 save_state(self.state, step + 1, self.key, weights, self.policy.optimizers)
@@ -134,7 +141,7 @@ class Trainer:
         """One step of ``objective`` on its next batch: backward, edit (mask), clip, step."""
         lr, weight = self._scheduled(objective, round_)
         batch = self.streams[objective].batch(taken[objective]).to(self.accelerator.device)
-        loss = self._backward(objective, lambda: self.method.loss(objective, batch), weight)
+        loss = self._backward(objective, {objective: batch}, weight)
         norm = self._clip(objective)
         self.policy.step(objective, lr)
         self._follow(sum(taken.values()))
@@ -146,13 +153,7 @@ class Trainer:
         The method edits the gradients before their weights apply, so that a conflict is a matter of direction.
         """
         batches = {side: self.streams[side].batch(taken[side]).to(self.accelerator.device) for side in taken}
-        losses: dict[str, list[torch.Tensor]] = {}
-
-        def take(objective: str, loss: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
-            losses.setdefault(objective, []).append(self._backward(objective, loss, 1.0))
-            parameters = self.parameters.values()
-            return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-
+        take = Take(self)
         gradients = self.method.gradients(batches, take)
         rates = {side: self._scheduled(side, round_) for side in gradients}
         if not self.method.single_backward:
@@ -160,17 +161,16 @@ class Trainer:
                 torch._foreach_mul_(gradient, rates[side][1])
         if self.policy.one_state and len(gradients) > 1:
             gradients = {"forget": list(torch._foreach_add(gradients["forget"], gradients["retain"]))}
-        row: dict[str, Any] = {"loss": losses["forget"][0], "lr": rates["forget"][0]}
+        row: dict[str, Any] = {"loss": take.losses["forget"], "lr": rates["forget"][0]}
         for side, gradient in gradients.items():
             for parameter, part in zip(self.parameters.values(), gradient, strict=True):
                 parameter.grad = part
             name = "grad_norm" if side == "forget" else f"{side}_grad_norm"
             row[name] = self._clip(side)
             self.policy.step(side, rates[side][0])
-        with self.accelerator.autocast():
-            self.method.after_step(batches, rates["forget"][0])
+        self.method.after_step(batches, rates["forget"][0], self._evaluate)
         self._follow(sum(taken.values()))
-        parts = {f"{side}_loss": values[0] for side, values in losses.items() if side != "forget"}
+        parts = {f"{side}_loss": loss for side, loss in take.losses.items() if side != "forget"}
         return {**row, **parts, **self.method.report("joint")}
 
     def _scheduled(self, objective: str, round_: int) -> tuple[float, float]:
@@ -178,15 +178,76 @@ class Trainer:
         rounds = self.plan.rounds if objective == "forget" else self.plan.rounds + self.plan.finish
         return scheduled(settings, round_, rounds)
 
-    def _backward(self, objective: str, loss: Callable[[], torch.Tensor], weight: float) -> torch.Tensor:
-        """Leaves the (edited) gradient of ``weight`` x loss in ``.grad``; the loss."""
+    def _backward(
+        self,
+        objective: str,
+        batches: Mapping[str, Batch],
+        weight: float = 1.0,
+        reduce: Callable[[Values], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Leaves the (edited) gradient of ``weight`` x loss in ``.grad``; the loss.
+
+        With micro-batches the loss is the same function of all values: where it is no mean, a first pass without
+        gradient finds its derivative by each value, and a second one takes the parts' gradients with these factors.
+        """
+        method, size = self.method, self.micro_batch
+        whole = size is None or all(len(batch) <= size for batch in batches.values())
+        mean = reduce is None and method.additive(objective)
+        reduce = reduce or (lambda values: method.reduce(objective, values[objective]))
         for parameter in self.parameters.values():
             parameter.grad = None
+        if whole:
+            with self.accelerator.autocast():
+                values = {side: method.values(side, batch) for side, batch in batches.items()}
+                loss = reduce(values)
+            self.accelerator.backward(loss * weight)
+        else:
+            parts = [(side, part) for side, batch in batches.items() for part in batch.parts(size or 1)]
+            values, loss = self._in_parts(objective, parts, weight, None if mean else reduce)
+        method.observe({side: value.detach() for side, value in values.items()})
+        method.edit_gradients(objective)
+        return loss.detach()
+
+    @torch.no_grad()
+    def _evaluate(self, side: str, batch: Batch) -> torch.Tensor:
         with self.accelerator.autocast():
-            value = loss()
-        self.accelerator.backward(value * weight)
-        self.method.edit_gradients(objective)
-        return value.detach()
+            parts = [batch] if self.micro_batch is None else batch.parts(self.micro_batch)
+            return self.method.reduce(side, torch.cat([self.method.values(side, part) for part in parts]))
+
+    def _in_parts(
+        self,
+        objective: str,
+        parts: list[tuple[str, Batch]],
+        weight: float,
+        reduce: Callable[[Values], torch.Tensor] | None,
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """The values of all parts and the loss; its gradient is added up in ``.grad``. No ``reduce``: it is a mean."""
+        sides = list(dict.fromkeys(side for side, _ in parts))
+        seen: dict[str, list[torch.Tensor]] = {side: [] for side in sides}
+        factors: dict[str, list[torch.Tensor]] = {}
+        loss = torch.zeros((), device=self.accelerator.device)
+        if reduce is not None:
+            with torch.no_grad(), self.accelerator.autocast():
+                for side, part in parts:
+                    seen[side].append(self.method.values(side, part))
+            leaves = {side: torch.cat(values).requires_grad_() for side, values in seen.items()}
+            loss = reduce(leaves)
+            slopes = torch.autograd.grad(loss, list(leaves.values()))
+            lengths = {side: [len(value) for value in seen[side]] for side in sides}
+            factors = {side: list(slope.split(lengths[side])) for side, slope in zip(sides, slopes, strict=True)}
+            seen = {side: [] for side in sides}
+        total = sum(len(part) for _, part in parts)
+        for side, part in parts:
+            with self.accelerator.autocast():
+                values = self.method.values(side, part)
+                if reduce is None:
+                    piece = self.method.reduce(objective, values) * (len(part) / total)
+                    loss = loss + piece.detach()
+                else:
+                    piece = (values * factors[side][len(seen[side])]).sum()
+            self.accelerator.backward(piece * weight)
+            seen[side].append(values.detach())
+        return {side: torch.cat(values) for side, values in seen.items()}, loss
 
     def _clip(self, objective: str) -> torch.Tensor:
         limit = getattr(self.plan, objective).clip
@@ -242,3 +303,33 @@ class Trainer:
             except (ValueError, KeyError):
                 continue
         write_text(self.metrics, "".join(kept))
+
+
+class Take:
+    """The backward passes of one joint step, and their losses by objective (the first of each)."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.losses: dict[str, torch.Tensor] = {}
+
+    def __call__(
+        self, side: str, batches: Mapping[str, Batch], reduce: Callable[[Values], torch.Tensor] | None = None
+    ) -> list[torch.Tensor]:
+        loss = self.trainer._backward(side, batches, 1.0, reduce)
+        self.losses.setdefault(side, loss)
+        return self._gradient()
+
+    def whole(self, side: str, loss: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
+        if self.trainer.micro_batch is not None:
+            raise UserError("this method differentiates through its own step, which cannot be cut into micro-batches")
+        for parameter in self.trainer.parameters.values():
+            parameter.grad = None
+        with self.trainer.accelerator.autocast():
+            value = loss()
+        self.trainer.accelerator.backward(value)
+        self.losses.setdefault(side, value.detach())
+        return self._gradient()
+
+    def _gradient(self) -> list[torch.Tensor]:
+        parameters = self.trainer.parameters.values()
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]

@@ -20,11 +20,13 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from .classifier import Instrument, load_instrument
-from .config import ResolvedConfig, RunConfig, SampleConfig, as_mapping, differences
+from .config import ResolvedConfig, RunConfig, SampleConfig, as_mapping, changes
+from .data.classes import folder_ids
 from .data.images import ImageSet, load_images
 from .data.latents import Batch, LatentSet, fixed_latents
 from .data.split import Split, encode_split
 from .diffusion import Schedule
+from .dit import time_shift
 from .errors import UserError
 from .files import (
     cache_folder,
@@ -38,10 +40,11 @@ from .files import (
     write_tensors,
     write_text,
 )  # fmt: skip
+from .imagenet import is_imagenet
 from .labels import find_forget
 from .methods import Beforehand, Method, find_method
 from .metrics.fid import statistics
-from .model import Model, load_model, save_model, weights_key
+from .model import NO_VAE, ORIGINAL_NOTE, Model, load_model, save_model, weights_key
 from .optim import make_policy
 from .precision import chosen, restore_forward
 from .presets import config_hash, family_of, load_yaml, output_folder, resolve, with_classes
@@ -50,6 +53,7 @@ from .report.grid import draw_grid, grid_classes
 from .rng import image_seed
 from .sampling import image_path, sample_folder, sample_latents
 from .scoring import describe, nearest_classes, read_folder, real_features, score_reading
+from .snapshots import snapshot_folder, take_snapshot
 from .task import DiffusionTask
 from .trainer import Trainer, check_runtime, make_accelerator
 
@@ -80,6 +84,7 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
     stage = preflight(config, model)
     claim_folder(output, config, space_needed(config, model))
     seconds: dict[str, float] = {}
+    before = weights_key(model.transformer)
     accelerator = make_accelerator(config.runtime, output)
     model.to(accelerator.device)
     if config.runtime.tracker:
@@ -90,9 +95,10 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
 
     with timed(seconds, "precompute"):
         null, flip = model.null_label, config.data.flip
-        split = encode_split(model.vae, weights_key(model.vae), stage.images, model.classes, forget, null, flip)
-        key = digest(config_hash(config), model.key(), stage.images.key)
-        method = prepare(config, model, split, forget, accelerator, output, stage.images.key)
+        vae, count = model.vae, config.data.retain_images
+        split = encode_split(vae, weights_key(vae), stage.images, model.classes, forget, null, flip, count)
+        key = digest(config_hash(config), model.key(), split.key)
+        method = prepare(config, model, split, forget, accelerator, output)
 
     with timed(seconds, "unlearn"):
         unlearn(config, model, method, split, accelerator, output, key)
@@ -113,7 +119,8 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
     origin = {key: value for key, value in about.get("provenance", {}).items() if key != "scores"}
     forgotten = [*about.get("forgotten", []), *({**entry, **by} for entry in results["forget"])]
     model.pack = {**about, "forgotten": forgotten, "provenance": origin}
-    model.card = model_card(results, weights_key(model.transformer))
+    note = "" if time_shift(model.transformer) else ORIGINAL_NOTE
+    model.card = model_card(results, weights_key(model.transformer), before, about.get("forgotten", []), note)
     save_model(model, output / "model")
     seconds["total"] = time.monotonic() - started
     results["seconds"] = {key: round(value, 2) for key, value in seconds.items()}
@@ -137,8 +144,7 @@ def check_folder(output: Path, config: ResolvedConfig) -> None:
     path = output / "config.yaml"
     try:
         if path.is_file():
-            different = differences(load_yaml(path), as_mapping(config))
-            different = [key for key in different if not key.startswith("runtime")]
+            different = [key for key in changes(load_yaml(path), config) if not key.startswith("runtime")]
             if different:
                 keys = ", ".join(different)
                 raise UserError(f"{output} holds a run of another config; it differs in {keys}; give another --output")
@@ -178,15 +184,14 @@ class Stage:
 def preflight(config: ResolvedConfig, model: Model) -> Stage:
     """Checks everything a run will need at its end. Raises UserError for what is missing."""
     check_runtime(config.runtime)
-    images = load_images(data_source(config, model), model.image_size, folder_classes(model))
+    source = data_source(config, model)
+    images = load_images(source, model.image_size, folder_ids(Path(source), model.labels, model.num_classes))
     if config.data.flip and images.arrays is not None:
         raise UserError("data.flip mirrors images, and a mirrored digit is no digit; leave it false")
-    for label in model.classes:
-        if not len(images.select([label], held_out=False)):
-            raise UserError(f"the data holds no image of class {label} ({model.labels[label]})")
-    if model.folder is None:
-        raise UserError("the model has no folder to take its classifier from")
+    check_classes(config, model, images)
     try:
+        if model.folder is None:
+            raise UserError("the model has no folder to take its classifier from; score.allow_missing=true scores none")
         instrument = load_instrument(model.folder / "classifier")
     except UserError as error:
         if not config.score.allow_missing:
@@ -203,9 +208,15 @@ def data_source(config: ResolvedConfig, model: Model) -> str:
     return str(source)
 
 
-def folder_classes(model: Model) -> dict[str, int]:
-    """Sub-folder names to class ids, for a data folder."""
-    return {name: label for label, name in model.labels.items()}
+def check_classes(config: ResolvedConfig, model: Model, images: ImageSet) -> None:
+    """Raises UserError for a class without images. Of ImageNet's, only the forgotten and one more must have some."""
+    present = set(images.labels[~images.held_out].tolist())
+    forget = find_forget(config.forget, model.labels)
+    for label in forget if is_imagenet(model.labels) else model.classes:
+        if label not in present:
+            raise UserError(f"the data holds no image of class {label} ({model.labels[label]})")
+    if not present - set(forget):
+        raise UserError("the data holds images of the forgotten classes alone; at least one other is needed")
 
 
 def prepare(
@@ -215,7 +226,6 @@ def prepare(
     forget: list[int],
     accelerator: Accelerator,
     output: Path,
-    data_key: str,
 ) -> Method:
     """The method, with its tensors (Fisher diagonals, masks, ...) computed or read back.
 
@@ -243,9 +253,9 @@ def prepare(
     if type(method).precompute is not Method.precompute:
         options = {name: getattr(config.method, name) for name in method.precomputed_from}
         shaped = [] if method.per_model else [sorted(forget), seed]
-        protocol = as_mapping(config.sample) if method.per_model else {}
+        protocol, data = (as_mapping(config.sample), "") if method.per_model else ({}, split.key)
         arithmetic = (model.device.type, chosen(config.runtime.precision, model.device))
-        key = digest(method.name, options, shaped, protocol, model.key(), data_key, *arithmetic)
+        key = digest(method.name, options, shaped, protocol, model.key(), data, *arithmetic)
         kept = cache_folder("precomputed") / f"{method.name}-{key}.safetensors"
         tensors = once(kept, make)
         link(kept, output / "precomputed" / f"{method.name}-{key[:8]}.safetensors")
@@ -257,14 +267,14 @@ def prepare(
 def replay_set(model: Model, sample: SampleConfig, per_class: int, precision: str = "auto") -> LatentSet:
     """Latents that the model draws of each of its classes, from seeds that no evaluation uses."""
     if model.vae is None:
-        raise UserError("the model has no VAE; give one with model.vae=FOLDER")
+        raise UserError(NO_VAE)
     labels = np.repeat(np.array(model.classes), per_class)
     seeds = [image_seed(sample.seed, label, -1 - number) for label in model.classes for number in range(per_class)]
     parts = []
     with tqdm(total=len(labels), desc="sample replay", unit="image") as bar:
         for start in range(0, len(labels), sample.block):
             part = slice(start, start + sample.block)
-            how = (sample.guidance_scale, sample.steps, sample.sampler, precision)
+            how = (sample.guidance_scale, sample.steps, sample.sampler, precision, sample.guidance_channels)
             parts.append(sample_latents(model, labels[part].tolist(), seeds[part], *how).cpu())
             bar.update(len(parts[-1]))
     return fixed_latents(torch.cat(parts), labels, float(model.vae.config.scaling_factor))
@@ -294,11 +304,26 @@ def unlearn(
         output / "metrics.jsonl",
         config.runtime.save_every,
         config.unlearn.average,
+        config.runtime.micro_batch,
+        partial(watch, config, model, output),
     )
+    watch(config, model, output, 0)
+    if config.runtime.checkpointing:
+        model.transformer.enable_gradient_checkpointing()
     trainer.run()
+    model.transformer.disable_gradient_checkpointing()
     trainer.take_average()
     if method.keeps_weights:
         write_tensors(kept, dict(model.transformer.named_parameters()))
+
+
+def watch(config: ResolvedConfig, model: Model, output: Path, step: int) -> None:
+    """A snapshot before the first step and every ``runtime.snapshot_every`` steps."""
+    every = config.runtime.snapshot_every
+    if every is not None and step % every == 0 and not snapshot_folder(output, step).is_dir():
+        forget = [int(label) for label in config.forget]
+        other = next(label for label in model.classes if label not in forget)
+        take_snapshot(model, config, [*forget, other], output, step)
 
 
 def draw(config: ResolvedConfig, model: Model, stage: Stage, forget: list[int], output: Path) -> None:
@@ -349,6 +374,7 @@ def score(
         "samples": {"forget": len(forget) * sample.per_class, "retain_total": len(retain) * sample.per_class},
         "sample_seed": sample.seed,
         "guidance_scale": sample.guidance_scale,
+        "guidance_channels": sample.guidance_channels,
         "sampler": sample.sampler,
         "steps": sample.steps,
     }

@@ -19,6 +19,7 @@ from erase.methods import METHODS
 from erase.model import untied_copy
 
 from .helpers import make_model, write_image
+from .table_helpers import Stub, entry
 from .test_classifier import make_instrument
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +36,10 @@ def test_importing_erase_and_its_command_does_not_import_torch():
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["pretrain"], ["methods"], ["fid"], ["score"], ["sample"]])
+@pytest.mark.parametrize(
+    "command",
+    [[], ["run"], ["pretrain"], ["table"], ["methods"], ["convert"], ["fid"], ["score"], ["sample"], ["grid"]],
+)
 def test_help_does_not_import_torch(command):
     code = (
         "import sys; sys.argv = ['erase', *sys.argv[1:]]; from erase.cli import main\n"
@@ -425,7 +429,7 @@ def test_debug_shows_the_traceback(monkeypatch, error):
         raise error("here")
 
     monkeypatch.setattr("erase.methods.matrix", fail)
-    monkeypatch.setattr("erase.dryrun.resolve", lambda *_: fail())
+    monkeypatch.setattr("erase.dryrun.resolve", lambda *_, **__: fail())
     monkeypatch.setattr(sys, "argv", ["erase", "run", "--forget", "1", "--dry-run", "--debug"])
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -438,3 +442,56 @@ def test_debug_shows_the_traceback(monkeypatch, error):
 def test_sigterm_ends_a_run_with_its_code(call, monkeypatch):
     monkeypatch.setattr("erase.methods.matrix", lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert call("methods")[0] == 143
+
+
+@pytest.fixture
+def cells(monkeypatch, tmp_path):
+    """A table of two cells, and a stub that stands for their runs."""
+    (tmp_path / "mine.yaml").write_text("{classes: [0, 1], rows: [{method: sfron, optimizer: dual}]}")
+
+    def use(*words, **stub):
+        monkeypatch.setattr("erase.table.run.processes", Stub(**stub))
+        return ["table", "mine.yaml", "-o", "out", *words]
+
+    return use
+
+
+def test_a_table_is_printed_as_markdown_or_json(call, cells, tmp_path):
+    code, out, err = call(*cells())
+    assert code == 0
+    assert "| sfron | dual | 0.0 |" in out
+    assert "sfron dual, class 1, seed 0: FA 100.0 -> 0.0 %, RA 98.0 -> 98.0 %, FID 2.00 -> 2.00, 60 s" in err
+    code, out, _ = call(*cells("--json"))
+    assert (code, json.loads(out)["done"]) == (0, 2)
+
+
+def test_a_table_with_failed_cells_ends_with_code_1_and_a_line(call, cells):
+    code, out, err = call(*cells(outcome=lambda task: entry() if task.request.forget == [0] else {"error": "none"}))
+    assert code == 1
+    assert "1 of 2" in out
+    assert err.strip().splitlines()[-1] == "erase: 1 cells failed; the same command tries them again"
+    assert call(*cells("--render"))[0] == 0
+    assert call(*cells())[0] == 0
+
+
+def test_an_interrupted_table_has_its_code_and_is_rendered(call, cells, tmp_path):
+    code, out, err = call(*cells(stop_after=1))
+    assert (code, out) == (130, "")
+    assert err.strip().splitlines()[-1] == "erase: interrupted; the same command continues"
+    assert "1 of 2 cells are missing" in (tmp_path / "out" / "mine.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["mine.yaml"], ["--output"]),
+        (["absent.yaml", "-o", "out"], ["cannot read the config absent.yaml"]),
+        (["mine.yaml", "-o", "mine.yaml"], ["cannot write the output folder mine.yaml"]),
+        (["mine.yaml", "-o", "out", "--jobs", "0"], ["--jobs"]),
+        (["mine.yaml", "-o", "out", "--keep", "none"], ["--keep"]),
+    ],
+)
+def test_wrong_use_of_table_is_one_line(call, cells, words, parts, tmp_path):
+    cells()
+    refused(call("table", *words), *parts)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]

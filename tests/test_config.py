@@ -16,6 +16,7 @@ from erase.config import (
     as_mapping,
     build,
     changed,
+    changes,
     differences,
     merge,
     parse_words,
@@ -193,6 +194,15 @@ def test_differences_name_the_dotted_keys():
     assert differences(first, first) == []
     assert differences(first, {"a": {"b": 1, "c": 3}, "d": [2], "f": 1}) == ["a.c", "d", "e", "f"]
     assert differences({"a": {"b": 1}}, {"a": 1}) == ["a"]
+
+
+def test_a_config_written_before_a_field_was_there_is_the_same_config():
+    written = as_mapping(SampleConfig(steps=7))
+    del written["guidance_channels"]
+    assert changes(written, SampleConfig(steps=7)) == []
+    assert changes(written, SampleConfig(steps=7, guidance_channels="3")) == ["guidance_channels"]
+    assert changes(written, SampleConfig(steps=8)) == ["steps"]
+    assert changes({**written, "gone": 1}, SampleConfig(steps=7)) == ["gone"]
 
 
 def request(**asked):

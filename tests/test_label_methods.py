@@ -100,8 +100,8 @@ def test_saliency_is_the_gradient_of_the_forget_loss_over_all_batches():
     module, batch = method.task.module, batch_of(1, 1, 1, 1, 1, 1)
     parts = [batch.part(slice(0, 2)), batch.part(slice(2, 6))]
     whole = dict(zip(dict(module.named_parameters()), torch.autograd.grad(
-        method.forget_loss(batch), list(module.parameters()), allow_unused=True), strict=True))  # fmt: skip
-    summed = mean_gradient(module, method.forget_loss, parts)
+        method.loss("forget", batch), list(module.parameters()), allow_unused=True), strict=True))  # fmt: skip
+    summed = mean_gradient(module, lambda part: method.loss("forget", part), parts)
     for name, value in summed.items():
         expected = torch.zeros_like(value) if whole[name] is None else whole[name]
         torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-7)

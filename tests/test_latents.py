@@ -1,13 +1,14 @@
-"""The stateless stream, and moments from the VAE."""
+"""The stateless stream."""
 
 import dataclasses
 
 import numpy as np
 import torch
 
-from erase.data.latents import LatentStream, Moments, encode_moments
+from erase.data.latents import LatentStream
+from erase.data.moments import Moments
 
-from .helpers import make_images, make_stream, make_vae
+from .helpers import make_stream
 
 FIELDS = ("x0", "noise", "t", "labels")
 
@@ -81,47 +82,3 @@ def test_a_smaller_batch_is_the_start_of_a_larger_one_at_step_0():
     """All but the timesteps, which fill the slices of their own batch."""
     small, large = (make_stream(rows=30, size=size).batch(0) for size in (4, 16))
     assert all(torch.equal(getattr(small, name), getattr(large, name)[:4]) for name in ("x0", "noise", "labels"))
-
-
-def test_moments_are_the_vae_s_also_of_mirrored_images():
-    vae, images = make_vae(), make_images(6)
-    chosen = np.array([4, 1, 3])
-    moments = encode_moments(vae, images, chosen, "moments-test", flip=True)
-    with torch.no_grad():
-        pixels = images.arrays[chosen].float() / 127.5 - 1
-        plain, mirrored = vae.encode(pixels).latent_dist, vae.encode(pixels.flip(-1)).latent_dist
-    torch.testing.assert_close(moments.mean, torch.cat([plain.mean, mirrored.mean]))
-    torch.testing.assert_close(moments.std, torch.cat([plain.std, mirrored.std]))
-    assert moments.scaling_factor == vae.config.scaling_factor
-    assert not torch.allclose(plain.mean, mirrored.mean, atol=1e-3)
-
-
-def test_moments_are_made_once_for_the_same_content():
-    class Counting:
-        config = make_vae().config
-
-        def __init__(self):
-            self.inner, self.calls = make_vae(), 0
-
-        def parameters(self):
-            return self.inner.parameters()
-
-        def encode(self, pixels):
-            self.calls += 1
-            return self.inner.encode(pixels)
-
-    vae, images = Counting(), make_images(4)
-    first = encode_moments(vae, images, [0, 1], "once-test", flip=False)
-    assert vae.calls == 1
-    again = encode_moments(vae, images, [0, 1], "once-test", flip=False)
-    assert vae.calls == 1
-    assert torch.equal(first.mean, again.mean)
-    for images_, rows, key, flip in (
-        (images, [1, 0], "once-test", False),
-        (images, [0, 1], "other weights", False),
-        (images, [0, 1], "once-test", True),
-        (make_images(4, seed=1), [0, 1], "once-test", False),
-    ):
-        before = vae.calls
-        encode_moments(vae, images_, rows, key, flip)
-        assert vae.calls > before

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import erase
-from erase.errors import UserError
+from erase.errors import NoModelError, UserError
 from erase.model import find_source, tie_embedders, untied_copy, weights_key
 
 from .helpers import fresh_transformer, make_batch, make_model, make_transformer, perturb, same, weights_of
@@ -185,8 +185,8 @@ WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
 
 def test_missing_sources_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"no model at 'nowhere/at-all'; give a folder or a shipped pack"):
-        find_source("nowhere/at-all")
+    with pytest.raises(NoModelError, match=r"no model at 'not/there/at/all'; give .* shipped pack \(digits\)"):
+        find_source("not/there/at/all")
     with pytest.raises(UserError, match=r"holds no model_index\.json"):
         find_source(str(tmp_path))
 

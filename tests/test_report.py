@@ -40,9 +40,32 @@ def test_the_table_prints_percent_and_dashes():
 
 
 def test_the_card_says_what_was_done():
-    text = model_card(RESULTS, "beef")
+    text = model_card(RESULTS, "beef", "feed")
     assert text.startswith("---\nlibrary_name: diffusers\n")
-    for part in ("three (class 3)", "`sfron`", "`dual`", "weights beef", "98.0 %", "Config cafe", "guidance 1.5"):
+    for part in (
+        "three (class 3)",
+        "`sfron`",
+        "`dual`",
+        "weights beef",
+        "from weights feed",
+        "98.0 %",
+        "Config cafe",
+        "guidance 1.5",
+    ):
+        assert part in text
+    assert "Earlier runs" not in text
+    assert "channels" not in text
+
+
+def test_the_card_says_what_earlier_runs_did_and_how_the_numerics_differ():
+    before = [
+        {"index": 7, "name": "seven", "method": "ga", "optimizer": "shared", "seed": 2, "config_hash": "f00d"},
+        {"index": 8, "name": "eight", "method": "ga", "optimizer": "shared", "seed": 2, "config_hash": "f00d"},
+    ]
+    protocol = {**RESULTS["protocol"], "guidance_channels": "3"}
+    text = model_card({**RESULTS, "protocol": protocol}, "beef", "feed", before, "Other time features.")
+    line = "- seven (class 7): `ga` under `shared`, seed 2, config f00d"
+    for part in (line, "- eight (class 8)", "\n\nOther time features.\n\n", "guidance 1.5 on 3 channels"):
         assert part in text
 
 

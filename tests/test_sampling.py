@@ -166,6 +166,11 @@ def test_unknown_samplers_are_refused(model):
         erase.sample(model, [0], steps=1, sampler="euler")
 
 
+def test_unknown_channels_of_guidance_are_refused(model):
+    with pytest.raises(UserError, match="unknown guidance_channels '2'; known: all, 3"):
+        erase.sample(model, [0], steps=1, guidance_channels="2")
+
+
 def test_the_precision_is_the_asked_one_and_auto_is_fp32_on_a_cpu(model):
     drawn = {p: sample_latents(model, [1, 2], [5, 6], steps=3, precision=p) for p in ("auto", "fp32", "bf16")}
     assert torch.equal(drawn["auto"], drawn["fp32"])

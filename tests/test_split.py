@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from erase.config import RunConfig
-from erase.data.latents import LatentSet, Moments
+from erase.data.latents import LatentSet
+from erase.data.moments import Moments
 from erase.data.split import Split, encode_split
 from erase.model import weights_key
 from erase.presets import resolve
@@ -71,7 +72,6 @@ def test_the_split_is_of_the_training_images_and_their_mirror_images(flip):
     split = encode_split(model.vae, weights_key(model.vae), images, model.classes, [1], 12, flip)
     n = int((~images.held_out).sum())
     forget, retain = split.sets["forget"], split.sets["retain"]
-    assert len(forget.moments.mean) == n * (1 + flip)
     assert sorted([*forget.rows, *retain.rows]) == list(range(n * (1 + flip)))
     assert set(forget.labels) == {1}
     assert set(retain.labels) == {0, 2}

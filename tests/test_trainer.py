@@ -223,10 +223,12 @@ class Turns(Method):
     name = "turns"
     bad = float("nan")
 
-    def loss(self, objective, batch):
+    def values(self, objective, batch):
+        return self.task.loss(batch)
+
+    def reduce(self, objective, values):
         self.count = getattr(self, "count", -1) + 1
-        loss = self.task.loss(batch).mean()
-        return loss * self.bad if self.count == 9 else loss
+        return values.mean() * self.bad if self.count == 9 else values.mean()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -250,8 +252,8 @@ class Linear(Method):
 
     name = "linear"
 
-    def loss(self, objective, batch):
-        return 3 * sum(parameter.sum() for parameter in self.task.module.parameters())
+    def values(self, objective, batch):
+        return 3 * sum(parameter.sum() for parameter in self.task.module.parameters())[None]
 
 
 def test_the_clip_bounds_the_norm_and_the_unclipped_one_is_reported(tmp_path):

@@ -22,7 +22,6 @@ from erase.unlearning import (
     claim_folder,
     copy_samples,
     data_source,
-    folder_classes,
     original_samples,
     preflight,
     prepare,
@@ -70,7 +69,7 @@ def prepared(monkeypatch, output, samples=10, method=Counting, seed=0):
     monkeypatch.setitem(METHODS, "counting", method)
     settings = dataclasses.replace(config(seed=seed), method=CountingOptions("counting", samples))
     accelerator = make_accelerator(RuntimeConfig(device="cpu"))
-    made = prepare(settings, make_model(), make_split(), [1], accelerator, output, "key")
+    made = prepare(settings, make_model(), make_split(), [1], accelerator, output)
     assert made.task.forget == [1]
     assert made.task.null_label == 12
     return made.started
@@ -179,7 +178,6 @@ def test_the_data_is_the_config_s_or_the_pack_s(ready):
     assert data_source(config(), ready) == ready.pack["data"]["source"]
     with pytest.raises(UserError, match="no data; give --data"):
         data_source(config(), make_model())
-    assert folder_classes(ready) == {"name 0": 0, "name 1": 1, "name 2": 2}
 
 
 def test_original_samples_are_made_once_a_protocol(monkeypatch):

@@ -36,20 +36,21 @@ def make_split(n=60):
     return Split({"forget": whole.part(gone), "retain": whole.part(~gone)}, 12)
 
 
-def go(folder, name, policy, spy=None, **plan):
+def go(folder, name, policy, spy=None, options=None, micro_batch=None, checkpointing=False, **plan):
     """One short run that forgets two classes; its weights before and after."""
     folder.mkdir(exist_ok=True)
     rounds, finish = (0, 4) if name == "retrain" else (3, 1)
     settings = {
         "unlearn": {"rounds": rounds, "finish": finish, "label_dropout": 0.5, "forget": SIDE, "retain": SIDE, **plan},
         "sample": {"steps": 2, "block": 10},
-        "method": METHODS[name].quick,
+        "method": {**METHODS[name].quick, **(options or {})},
+        "runtime": {"micro_batch": micro_batch, "checkpointing": checkpointing},
     }
     config = resolve(RunConfig(["1", "2"], method=name, optimizer=policy), settings)
     model = make_model(classes=range(5))
     before = weights_of(model.transformer)
     accelerator = make_accelerator(RuntimeConfig(device="cpu"))
-    method = prepare(config, model, make_split(), FORGET, accelerator, folder, "data")
+    method = prepare(config, model, make_split(), FORGET, accelerator, folder)
     if spy is not None:
         spy(method, model.transformer)
     unlearn(config, model, method, make_split(), accelerator, folder, "key")
@@ -82,27 +83,19 @@ def test_no_forget_pass_touches_the_null_label_and_both_classes_are_forgotten(tm
     seen = {"forget": [], "retain": []}
 
     def spy(method, transformer):
-        loss, side = method.loss, []
-        forget_loss = method.forget_loss
+        values, side = method.values, []
 
         def watched(objective, batch):
             side.append(objective)
             try:
-                return loss(objective, batch)
-            finally:
-                side.pop()
-
-        def watched_forget(batch):  # called without loss() by joint losses
-            side.append("forget")
-            try:
-                return forget_loss(batch)
+                return values(objective, batch)
             finally:
                 side.pop()
 
         def look(module, words, named):
             seen[side[-1] if side else "retain"].append(named["class_labels"].clone())
 
-        method.loss, method.forget_loss = watched, watched_forget
+        method.values = watched
         transformer.register_forward_pre_hook(look, with_kwargs=True)
 
     go(tmp_path, name, "shared", spy)
@@ -152,6 +145,54 @@ def go_saving(folder, name, policy):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer_module.Trainer, "__init__", saving)
         return go(folder, name, policy)
+
+
+MICRO = [
+    ("sfron", "dual", {}),
+    ("salun", "shared", {}),
+    ("eupmu", "shared", {}),
+    ("surgery", "dual", {}),
+    ("ltu", "shared", {}),
+    ("sa", "dual", {}),
+    ("ga", "dual", {"ascent": "adaga"}),
+]
+
+
+@pytest.mark.parametrize(("name", "policy", "options"), MICRO)
+def test_micro_batches_change_nothing_but_rounding(tmp_path, name, policy, options):
+    """Also where the loss is no mean over samples: adaga's weights, and EUPMU's logarithms."""
+    before, whole = go(tmp_path / "whole", name, policy, options=options)
+    calls = []
+
+    def spy(method, transformer):
+        transformer.register_forward_pre_hook(lambda m, words, named: calls.append(len(words[0])), with_kwargs=True)
+
+    _, parts = go(tmp_path / "parts", name, policy, spy, options=options, micro_batch=3)
+    assert max(calls) <= 3
+    moved = sum((whole[key] - before[key]).square().sum() for key in whole) ** 0.5
+    apart = sum((whole[key] - parts[key]).square().sum() for key in whole) ** 0.5
+    assert apart < 2e-3 * moved  # Adam magnifies the rounding of gradients near zero
+    names = [json.loads((tmp_path / side / "metrics.jsonl").read_text().splitlines()[0]) for side in ("whole", "parts")]
+    assert names[0].keys() == names[1].keys()
+    for key, value in names[0].items():
+        assert names[1][key] == (pytest.approx(value, rel=1e-4, abs=1e-6) if isinstance(value, float) else value)
+
+
+def test_the_mean_of_parts_means_would_be_another_loss(tmp_path):
+    """The negative control: adaga weighted within each part."""
+    _, whole = go(tmp_path / "whole", "ga", "dual", options={"ascent": "adaga"})
+    METHODS["ga"].additive, kept = (lambda self, objective: True), METHODS["ga"].additive
+    try:
+        _, parts = go(tmp_path / "parts", "ga", "dual", options={"ascent": "adaga"}, micro_batch=3)
+    finally:
+        METHODS["ga"].additive = kept
+    assert max((whole[key] - parts[key]).abs().max() for key in whole) > 1e-4
+
+
+def test_checkpointing_changes_nothing(tmp_path):
+    _, plain = go(tmp_path / "plain", "salun", "dual")
+    _, again = go(tmp_path / "again", "salun", "dual", checkpointing=True)
+    assert same(plain, again)
 
 
 def test_joint_and_alternating_updates_differ(tmp_path):

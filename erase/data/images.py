@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +25,35 @@ class ImageSet:
     """Labelled RGB images of one size.
 
     ``labels`` are class ids (int64, n); ``held_out`` marks the images that no training may see (bool, n);
-    ``key`` changes with any pixel. Pixels are read when asked for (``pixels``: uint8, 3 x size x size) or held in
-    memory (``arrays``: uint8, n x 3 x size x size).
+    Pixels are read when asked for (``pixels``: uint8, 3 x size x size) or held in memory (``arrays``: uint8,
+    n x 3 x size x size). ``origin``: the folder of the files, or a key that changes with any pixel of the arrays.
     """
 
     names: dict[int, str]
     labels: np.ndarray
     held_out: np.ndarray
     size: int
-    key: str
+    origin: str
     files: tuple[Path, ...] = ()
     arrays: torch.Tensor | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def key(self) -> str:
+        """Changes with any pixel. Of files, this reads every one that is not known yet."""
+        if self.arrays is not None:
+            return self.origin
+        names = [str(file.relative_to(self.origin)) for file in self.files]
+        found = self.digests(np.arange(len(self)))
+        return f"folder-{digest(list(zip(names, found, strict=True)), self.size)}"
+
+    def digests(self, indices: np.ndarray) -> list[str]:
+        """One digest of the content of each of these images; reads no others."""
+        if self.arrays is not None:
+            return [f"{self.origin}/{index}" for index in indices.tolist()]
+        return file_digests(Path(self.origin), [self.files[index] for index in indices.tolist()])
 
     def pixels(self, index: int) -> torch.Tensor:
         if self.arrays is not None:
@@ -99,7 +115,7 @@ def digits() -> ImageSet:
         labels=stored["labels"].numpy().astype(np.int64),
         held_out=stored["held_out"].numpy().astype(bool),
         size=32,
-        key=f"digits-{digest(path)}",
+        origin=f"digits-{digest(path)}",
         arrays=grey[:, None].expand(-1, 3, -1, -1),
     )
 
@@ -135,9 +151,8 @@ def folder(root: Path, size: int, classes: dict[str, int] | None = None) -> Imag
         raise UserError(f"no images under {root}; it needs one sub-folder a class, holding PNG or JPEG files")
     present = set(labels)
     used = {label: name for name, label in classes.items() if label in present}
-    stamp = [(str(f.relative_to(root)), d) for f, d in zip(files, file_digests(root, files), strict=True)]
     array = np.array(labels, dtype=np.int64)
-    return ImageSet(used, array, split(array), size, f"folder-{digest(stamp, size)}", files=tuple(files))
+    return ImageSet(used, array, split(array), size, str(root), files=tuple(files))
 
 
 def _ids(names: list[str]) -> dict[str, int]:

@@ -1,53 +1,15 @@
-"""Cached VAE moments and the stateless stream of noised training batches."""
+"""Sets of latents, and the stateless stream of noised training batches drawn from them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from .. import rng
-from ..files import cache_folder, digest, once
-from .images import ImageSet
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Mean and standard deviation of each image's latent posterior, before scaling: float32, n x C x h x w each.
-
-    Index ``n + i`` is image i mirrored, where mirrored images are kept.
-    """
-
-    mean: torch.Tensor
-    std: torch.Tensor
-    scaling_factor: float
-
-
-@torch.no_grad()
-def encode_moments(vae: Any, images: ImageSet, indices: Sequence[int] | np.ndarray, key: str, flip: bool) -> Moments:
-    """Moments of these images (and of their mirror images), from the cache if they were made before."""
-
-    def make() -> dict[str, torch.Tensor]:
-        device = next(vae.parameters()).device
-        means, stds = [], []
-        total = len(indices) * (1 + flip)
-        with tqdm(total=total, desc="encode", unit="image", disable=total < 5000) as bar:
-            for mirrored in (False, True) if flip else (False,):
-                for pixels in images.batches(indices):
-                    pixels = pixels.flip(-1) if mirrored else pixels
-                    posterior = vae.encode(pixels.to(device).float() / 127.5 - 1).latent_dist
-                    means.append(posterior.mean.cpu())
-                    stds.append(posterior.std.cpu())
-                    bar.update(len(pixels))
-        return {"mean": torch.cat(means), "std": torch.cat(stds)}
-
-    name = digest(key, images.key, np.asarray(indices).tobytes(), flip)
-    stored = once(cache_folder("latents") / f"{name}.safetensors", make)
-    return Moments(stored["mean"], stored["std"], float(vae.config.scaling_factor))
+from .moments import Moments, MomentStore
 
 
 @dataclass
@@ -72,6 +34,10 @@ class Batch:
         """The samples at these positions (int64, bool or a slice)."""
         return Batch(*(value[chosen] for value in vars(self).values()))
 
+    def parts(self, size: int) -> Iterator[Batch]:
+        """Consecutive parts of at most ``size`` samples."""
+        return (self.part(slice(start, start + size)) for start in range(0, len(self), size))
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -80,7 +46,7 @@ class Batch:
 class LatentSet:
     """Images of one side: ``rows`` of ``moments`` (int64, n) and the class id of each (int64, n)."""
 
-    moments: Moments
+    moments: MomentStore
     rows: np.ndarray
     labels: np.ndarray
 
@@ -107,7 +73,7 @@ class LatentStream:
     is replaced by ``null_label``, drawn once a sample.
     """
 
-    moments: Moments
+    moments: MomentStore
     rows: np.ndarray
     labels: np.ndarray
     seed: int
@@ -119,8 +85,7 @@ class LatentStream:
 
     def batch(self, step: int) -> Batch:
         chosen = rng.epoch_indices(self.seed, f"{self.name}/batch", step, self.batch_size, len(self.rows))
-        rows = torch.from_numpy(self.rows[chosen])
-        mean, std = self.moments.mean[rows], self.moments.std[rows]
+        mean, std = self.moments.take(self.rows[chosen])
         shape = tuple(mean.shape)
         x0 = (mean + std * rng.normal(self.seed, f"{self.name}/latent", step, shape)) * self.moments.scaling_factor
         labels = torch.from_numpy(self.labels[chosen])

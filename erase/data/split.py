@@ -8,17 +8,24 @@ from typing import Any
 
 import numpy as np
 
+from .. import rng
 from ..config import ResolvedConfig
+from ..files import digest
 from .images import ImageSet
-from .latents import LatentSet, LatentStream, encode_moments
+from .latents import LatentSet, LatentStream
+from .moments import encode_moments
 
 
 @dataclass(frozen=True)
 class Split:
-    """The sets of either side ("forget", "retain"). A method may put others in their place."""
+    """The sets of either side ("forget", "retain"). A method may put others in their place.
+
+    ``key`` changes with the content of any image, its class, the VAE, or what is forgotten.
+    """
 
     sets: dict[str, LatentSet]
     null_label: int
+    key: str = ""
 
     def training(self, side: str, config: ResolvedConfig) -> LatentStream:
         """Training batches; labels are dropped on the retain side alone."""
@@ -37,15 +44,38 @@ class Split:
 
 
 def encode_split(
-    vae: Any, key: str, images: ImageSet, classes: Sequence[int], forget: Sequence[int], null_label: int, flip: bool
+    vae: Any,
+    key: str,
+    images: ImageSet,
+    classes: Sequence[int],
+    forget: Sequence[int],
+    null_label: int,
+    flip: bool,
+    retain_images: int | None = None,
 ) -> Split:
-    """Encodes (or finds in the cache) the training images of ``classes``. ``key`` tells one VAE from another."""
-    chosen = images.select(classes, held_out=False)
-    moments = encode_moments(vae, images, chosen, key, flip)
-    labels = images.labels[chosen]
-    everything = np.arange(len(labels))
-    if flip:  # a mirrored image follows after all others
-        everything, labels = np.arange(2 * len(labels)), np.concatenate([labels, labels])
-    gone = np.isin(labels, list(forget))
-    whole = LatentSet(moments, everything, labels)
-    return Split({"forget": whole.part(gone), "retain": whole.part(~gone)}, null_label)
+    """Encodes (or finds in the cache) the training images that a run needs. ``key`` tells one VAE from another.
+
+    All of the forgotten classes; of the others all, or ``retain_images`` in all, as many of each class as can be.
+    """
+    gone = images.select(forget, held_out=False)
+    kept = images.select([label for label in classes if label not in forget], held_out=False)
+    if retain_images is not None:
+        kept = kept[balanced(images.labels[kept], retain_images)]
+    chosen = np.sort(np.concatenate([gone, kept]))
+    moments, good = encode_moments(vae, images, chosen, key, flip)
+    readable, labels = np.flatnonzero(good), images.labels[chosen]
+    everything = np.concatenate([readable, len(chosen) + readable]) if flip else readable
+    whole = LatentSet(moments, everything, labels[everything % len(chosen)])
+    forgotten = np.isin(whole.labels, list(forget))
+    identity = digest(key, flip, list(zip(images.digests(chosen), labels.tolist(), strict=True)), sorted(forget))
+    return Split({"forget": whole.part(forgotten), "retain": whole.part(~forgotten)}, null_label, identity)
+
+
+def balanced(labels: np.ndarray, count: int) -> np.ndarray:
+    """Positions of ``count`` of these, in order, as many of each class as can be; the same whatever the run's seed."""
+    ranks = np.zeros(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        ranks[members] = rng.generator(0, f"balanced/{label}").permutation(len(members))
+    among = rng.generator(0, "balanced").permutation(int(labels.max(initial=0)) + 1)[labels]
+    return np.sort(np.lexsort((among, ranks))[:count])

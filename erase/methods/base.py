@@ -5,15 +5,26 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 
 Tensors = dict[str, torch.Tensor]
 Gradient = list[torch.Tensor]
 Sets = dict[str, Any]
-TakeGradient = Callable[[str, Callable[[], torch.Tensor]], Gradient]
+Values = Mapping[str, torch.Tensor]
+
+
+class TakeGradient(Protocol):
+    """One backward pass, after which the method edits ``.grad`` for ``side``; the gradient, by parameter."""
+
+    def __call__(
+        self, side: str, batches: Mapping[str, Any], reduce: Callable[[Values], torch.Tensor] | None = None
+    ) -> Gradient: ...
+
+    def whole(self, side: str, loss: Callable[[], torch.Tensor]) -> Gradient:
+        """The same for a loss that cannot be cut into micro-batches."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,8 @@ class Method:
 
     ``precomputed_from`` names the options on which :meth:`precompute` depends, and ``per_model`` says that neither
     classes nor seed matter to it, so that runs can share what was computed. ``keeps_weights``: the weights it ends with
-    are worth a place in the cache. ``quick`` are options under which precomputing takes a moment.
+    are worth a place in the cache. ``memory`` is what the method keeps, in fp32 copies of the weights. ``quick`` are
+    options under which precomputing takes a moment.
     """
 
     name: ClassVar[str]
@@ -68,6 +80,7 @@ class Method:
     precomputed_from: ClassVar[tuple[str, ...]] = ()
     per_model: ClassVar[bool] = False
     keeps_weights: ClassVar[bool] = False
+    memory: ClassVar[float] = 0
     quick: ClassVar[dict[str, Any]] = {}
     Options: ClassVar[type[Options]] = Options
 
@@ -86,16 +99,28 @@ class Method:
         """The sets to train on, by objective, after :meth:`start`: the split's own, or others in their place."""
         return sets
 
-    def loss(self, objective: str, batch: Any) -> torch.Tensor:
-        """The scalar to minimise for ``objective``."""
-        return self.forget_loss(batch) if objective == "forget" else self.retain_loss(batch)
+    def values(self, objective: str, batch: Any) -> torch.Tensor:
+        """Per-sample values that do not interact, fp32, n: all that a loss needs to know of a batch."""
+        values: torch.Tensor = self.forget_values(batch) if objective == "forget" else self.task.loss(batch)
+        return values
 
-    def forget_loss(self, batch: Any) -> torch.Tensor:
+    def forget_values(self, batch: Any) -> torch.Tensor:
         raise NotImplementedError(f"{self.name} has no forget objective")
 
-    def retain_loss(self, batch: Any) -> torch.Tensor:
-        loss: torch.Tensor = self.task.loss(batch).mean()
-        return loss
+    def reduce(self, objective: str, values: torch.Tensor) -> torch.Tensor:
+        """The scalar to minimise, from all values of a step; a mean over samples unless :meth:`additive` says not."""
+        return values.mean()
+
+    def additive(self, objective: str) -> bool:
+        """Whether :meth:`reduce` is a mean over samples, so that parts of a batch can be taken one after the other."""
+        return True
+
+    def loss(self, objective: str, batch: Any) -> torch.Tensor:
+        """The scalar to minimise for ``objective``."""
+        return self.reduce(objective, self.values(objective, batch))
+
+    def observe(self, values: Values) -> None:
+        """Sees the values (detached) behind each gradient, for reports and for what the next step needs."""
 
     def edit_gradients(self, objective: str) -> None:
         """Changes ``.grad`` in place before clipping and the step."""
@@ -103,12 +128,12 @@ class Method:
     def gradients(self, batches: Mapping[str, Any], take: TakeGradient) -> dict[str, Gradient]:
         """Joint updates: the gradient of each objective at the same weights, by parameter.
 
-        ``take(objective, loss)`` runs one backward pass and edits; edits that need both gradients belong here.
+        Edits that need both gradients belong here.
         """
-        return {side: take(side, partial(self.loss, side, batches[side])) for side in self.objectives}
+        return {side: take(side, {side: batches[side]}) for side in self.objectives}
 
-    def after_step(self, batches: Mapping[str, Any], lr: float) -> None:
-        """Joint updates: sees the weights that the step left, and the batches it was taken on."""
+    def after_step(self, batches: Mapping[str, Any], lr: float, evaluate: Callable[[str, Any], torch.Tensor]) -> None:
+        """Joint updates: sees what the step did. ``evaluate(side, batch)`` is :meth:`loss` without gradient."""
 
     def state(self) -> Tensors:
         """The method's own state, as tensors that are written to disk and restored in place."""

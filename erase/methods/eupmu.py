@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from .. import losses
 from ..config import setting
 from ..errors import UserError
-from . import base
+from . import base, erasure
 
 
 @dataclass(frozen=True)
-class Options(base.Options):
-    erasure: str = setting("distill", "the forget loss", choices=losses.ERASURES)
-    bound: float = setting(1.0, "bounded: the noise MSE at which a sample is no longer pushed", above=0.0)
+class Options(erasure.Options):
     log: bool = setting(True, "take the logarithm of both losses, so that the weight is relative")
     tolerance: float = setting(
         0.0, "how much the retain loss may grow a step: of its logarithm, or (raw) per unit of learning rate", low=0.0
@@ -30,7 +27,7 @@ class Options(base.Options):
             raise UserError("method.log needs positive losses, bounded ascent is negative; use method.erasure=distill")
 
 
-class EUPMU(base.Method):
+class EUPMU(erasure.Erasure):
     """Steps on grad(l_f + lambda l_r), one backward pass, and then moves lambda by what the step did to l_r.
 
     delta = (l_r(before) - l_r(after)) / lr + tolerance and lambda <- max(0, lambda - weight_lr * delta), the dual
@@ -49,22 +46,21 @@ class EUPMU(base.Method):
         device = next(iter(parameters.values())).device
         self.weight = torch.tensor(self.options.weight_start, device=device)
 
-    def forget_loss(self, batch: Any) -> torch.Tensor:
-        return losses.erasure(self.task, batch, self.options.erasure, self.options.bound)
-
     def gradients(self, batches: Mapping[str, Any], take: base.TakeGradient) -> dict[str, base.Gradient]:
-        def joint() -> torch.Tensor:
-            forget, retain = self.forget_loss(batches["forget"]), self.retain_loss(batches["retain"])
-            self.before = retain.detach()
-            if self.options.log:
-                return forget.log() + self.weight * retain.log()
-            return forget + self.weight * retain
+        return {"forget": take("forget", batches, self.joint)}
 
-        return {"forget": take("forget", joint)}
+    def joint(self, values: base.Values) -> torch.Tensor:
+        """l_f + lambda l_r, or the same of their logarithms."""
+        forget, retain = (self.reduce(side, values[side]) for side in ("forget", "retain"))
+        if self.options.log:
+            return forget.log() + self.weight * retain.log()
+        return forget + self.weight * retain
 
-    @torch.no_grad()
-    def after_step(self, batches: Mapping[str, Any], lr: float) -> None:
-        after = self.retain_loss(batches["retain"])
+    def observe(self, values: base.Values) -> None:
+        self.before = self.reduce("retain", values["retain"])
+
+    def after_step(self, batches: Mapping[str, Any], lr: float, evaluate: Callable[[str, Any], torch.Tensor]) -> None:
+        after = evaluate("retain", batches["retain"])
         if self.options.log:
             delta = self.before.log() - after.log() + self.options.tolerance
         else:

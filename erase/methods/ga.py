@@ -30,10 +30,21 @@ class GradientAscent(base.Method):
     summary = "gradient ascent on the forget set"
     Options = Options
 
-    def forget_loss(self, batch: Any) -> torch.Tensor:
-        mse = self.task.mse(batch)
-        self.mse = mse.detach().mean()
-        return losses.ascent(mse, self.options.ascent, self.options.bound, self.options.adaga_power)
+    def forget_values(self, batch: Any) -> torch.Tensor:
+        mse: torch.Tensor = self.task.mse(batch)
+        return mse
+
+    def reduce(self, objective: str, values: torch.Tensor) -> torch.Tensor:
+        if objective != "forget":
+            return super().reduce(objective, values)
+        return losses.ascent(values, self.options.ascent, self.options.bound, self.options.adaga_power)
+
+    def additive(self, objective: str) -> bool:
+        return objective != "forget" or self.options.ascent != "adaga"
+
+    def observe(self, values: base.Values) -> None:
+        if "forget" in values:
+            self.mse = values["forget"].mean()
 
     def report(self, objective: str) -> dict[str, torch.Tensor]:
         return {"forget_mse": self.mse} if objective != "retain" else {}

@@ -18,16 +18,14 @@ import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .. import losses, rng
+from .. import rng
 from ..config import setting
-from . import base
+from . import base, erasure
 from .surgery import conflict_weight
 
 
 @dataclass(frozen=True)
-class Options(base.Options):
-    erasure: str = setting("distill", "the forget loss", choices=losses.ERASURES)
-    bound: float = setting(1.0, "bounded: the noise MSE at which a sample is no longer pushed", above=0.0)
+class Options(erasure.Options):
     inner_lr: float = setting(1e-2, "size of the meta-tune step (plain gradient descent)", low=0.0)
     query_weight: float = setting(1.0, "weight of the query loss", low=0.0)
     order: int = setting(
@@ -39,7 +37,7 @@ class Options(base.Options):
     retain_share: float = setting(0.1, "share of each retained class that is at hand", above=0.0, high=1.0)
 
 
-class LearningToUnlearn(base.Method):
+class LearningToUnlearn(erasure.Erasure):
     """For each objective k: theta_k' = theta - a grad l_k(S_k); G_k = grad [l_k(theta; S_k) + mu l_k(theta_k'; Q_k)].
 
     First order drops the derivative of theta_k' by theta. On conflict G_f loses its component along G_r.
@@ -47,6 +45,7 @@ class LearningToUnlearn(base.Method):
 
     name = "ltu"
     summary = "meta-gradients over support and query sets, harmonised, from a small retain subset"
+    memory = 3
     updates = ("joint",)
     Options = Options
 
@@ -63,9 +62,6 @@ class LearningToUnlearn(base.Method):
             chosen.append(members[order[: max(2, round(self.options.retain_share * len(members)))]])
         return {**sets, "retain": retain.part(np.sort(np.concatenate(chosen)))}
 
-    def forget_loss(self, batch: Any) -> torch.Tensor:
-        return losses.erasure(self.task, batch, self.options.erasure, self.options.bound)
-
     def gradients(self, batches: Mapping[str, Any], take: base.TakeGradient) -> dict[str, base.Gradient]:
         meta = self.second_order if self.options.order == 2 else self.first_order
         halves = {"forget": by_image(batches["forget"]), "retain": by_class(batches["retain"])}
@@ -79,11 +75,11 @@ class LearningToUnlearn(base.Method):
 
     def first_order(self, side: str, support: Any, query: Any, take: base.TakeGradient) -> base.Gradient:
         weights: list[torch.Tensor] = list(self.parameters.values())
-        tune = take(side, lambda: self.loss(side, support))
+        tune = take(side, {side: support})
         kept = [p.detach().clone() for p in weights]
         with torch.no_grad():
             torch._foreach_add_(weights, tune, alpha=-self.options.inner_lr)
-        test = take(side, lambda: self.loss(side, query))
+        test = take(side, {side: query})
         with torch.no_grad():
             torch._foreach_copy_(weights, kept)
         return list(torch._foreach_add(tune, test, alpha=self.options.query_weight))
@@ -101,7 +97,7 @@ class LearningToUnlearn(base.Method):
                 }
                 return first + self.options.query_weight * self.at(tuned, lambda: self.loss(side, query))
 
-        return take(side, total)
+        return take.whole(side, total)
 
     def at(self, weights: Mapping[str, torch.Tensor], evaluate: Callable[[], torch.Tensor]) -> torch.Tensor:
         """The value of ``evaluate`` with these weights in the parameters' place."""

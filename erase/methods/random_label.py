@@ -39,11 +39,11 @@ class RandomLabel(base.Method):
         labels: torch.Tensor = self.task.random_class(batch)
         return labels
 
-    def forget_loss(self, batch: Any) -> torch.Tensor:
+    def forget_values(self, batch: Any) -> torch.Tensor:
         other = self.other(batch)
+        values: torch.Tensor
         if self.options.form == "relabel":
-            loss = self.task.loss(self.task.relabelled(batch, other))
+            values = self.task.loss(self.task.relabelled(batch, other))
         else:
-            loss = self.task.distance(batch, other)
-        mean: torch.Tensor = loss.mean()
-        return mean
+            values = self.task.distance(batch, other)
+        return values

@@ -50,6 +50,7 @@ class SelectiveAmnesia(base.Method):
     summary = "train the class on noise, hold the rest by replay and an elastic penalty"
     needs = ("samples of the model's own", "Fisher diagonal", "a copy of the original weights")
     precomputed_from = ("replay_per_class", "fisher", "fisher_samples", "fisher_images")
+    memory = 2
     per_model = True
     quick: ClassVar[dict[str, Any]] = {"replay_per_class": 2, "fisher_samples": 16, "fisher_images": 1}
     Options = Options
@@ -96,9 +97,9 @@ class SelectiveAmnesia(base.Method):
         replay = fixed_latents(self.latents[torch.from_numpy(keep)], self.labels[keep], factor)
         return {"forget": surrogate, "retain": replay}
 
-    def forget_loss(self, batch: object) -> torch.Tensor:
-        loss: torch.Tensor = self.task.loss(batch).mean()
-        return loss
+    def forget_values(self, batch: Any) -> torch.Tensor:
+        values: torch.Tensor = self.task.loss(batch)
+        return values
 
     def edit_gradients(self, objective: str) -> None:
         """Adds the gradient of the penalty, 2 strength / L0 F_i (theta_i - theta0_i), to the retain objective."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -34,6 +35,7 @@ class SalUn(random_label.RandomLabel):
     name = "salun"
     summary = "another class's label, on the weights of the largest forget gradient"
     needs = ("forget images", "retain images", "saliency mask")
+    memory = 0.25
     precomputed_from = ("form", "share", "saliency_samples")
     quick: ClassVar[dict[str, Any]] = {"saliency_samples": 16}
     Options = Options
@@ -44,7 +46,7 @@ class SalUn(random_label.RandomLabel):
 
     def precompute(self, beforehand: base.Beforehand) -> base.Tensors:
         batches = beforehand.batches("forget", self.options.saliency_samples)
-        gradient = mean_gradient(beforehand.module, self.forget_loss, batches)
+        gradient = mean_gradient(beforehand.module, partial(self.loss, "forget"), batches)
         return top_share_mask({name: g.abs() for name, g in gradient.items()}, self.options.share)
 
     def start(self, precomputed: base.Tensors, parameters: Mapping[str, torch.nn.Parameter], seed: int = 0) -> None:

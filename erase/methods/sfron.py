@@ -25,6 +25,7 @@ class SFRon(ga.GradientAscent):
     name = "sfron"
     summary = "gradient ascent on weights salient by the ratio of two Fisher diagonals"
     needs = ("forget images", "retain images", "Fisher diagonals of both sets")
+    memory = 0.25
     precomputed_from = ("fisher_samples",)
     quick: ClassVar[dict[str, Any]] = {"fisher_samples": 16}
     Options = Options

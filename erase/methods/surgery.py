@@ -8,15 +8,12 @@ from typing import Any
 
 import torch
 
-from .. import losses
 from ..config import setting
-from . import base
+from . import base, erasure
 
 
 @dataclass(frozen=True)
-class Options(base.Options):
-    erasure: str = setting("distill", "the forget loss", choices=losses.ERASURES)
-    bound: float = setting(1.0, "bounded: the noise MSE at which a sample is no longer pushed", above=0.0)
+class Options(erasure.Options):
     tolerance: float = setting(0.0, "how fast the retain loss may grow, per unit of learning rate", low=0.0)
 
 
@@ -25,7 +22,7 @@ def conflict_weight(forget: base.Gradient, retain: base.Gradient, tolerance: flo
     return ((-base.inner(forget, retain) - tolerance) / base.inner(retain, retain).clamp(min=1e-30)).clamp(min=0)
 
 
-class Surgery(base.Method):
+class Surgery(erasure.Erasure):
     """The forget gradient is edited, and only on conflict: d = g_f + lambda* g_r, so that <g_r, d> >= -tolerance.
 
     d solves min |d - g_f|^2 under that constraint. The retain gradient itself is stepped on as well, by its weight;
@@ -35,11 +32,9 @@ class Surgery(base.Method):
 
     name = "surgery"
     summary = "forget gradient with its conflict with the retain gradient removed"
+    memory = 1
     updates = ("joint",)
     Options = Options
-
-    def forget_loss(self, batch: Any) -> torch.Tensor:
-        return losses.erasure(self.task, batch, self.options.erasure, self.options.bound)
 
     def gradients(self, batches: Mapping[str, Any], take: base.TakeGradient) -> dict[str, base.Gradient]:
         gradients = super().gradients(batches, take)

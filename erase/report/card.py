@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .table import result_table
 
 
-def model_card(results: Mapping[str, Any], weights: str) -> str:
-    """README.md of a saved model: what was forgotten, how, the scores, and hashes."""
+def model_card(
+    results: Mapping[str, Any], weights: str, original: str, before: Sequence[Mapping[str, Any]] = (), note: str = ""
+) -> str:
+    """README.md of a saved model: what was forgotten, how, the scores, and hashes.
+
+    ``weights``, ``original``: digests of the transformer's weights now and before the run. ``before``: what earlier
+    runs made the model forget. ``note``: what else a reader must know, such as how its numerics differ.
+    """
     classes = ", ".join(f"{c['name']} (class {c['index']})" for c in results["forget"])
     protocol = results["protocol"]
+    channels = protocol.get("guidance_channels", "all")
+    guidance = f"guidance {protocol['guidance_scale']}" + ("" if channels == "all" else f" on {channels} channels")
+    earlier = "".join(
+        f"- {e['name']} (class {e['index']}): `{e['method']}` under `{e['optimizer']}`, seed {e['seed']}, config "
+        f"{e['config_hash']}\n"
+        for e in before
+    )
     return f"""---
 library_name: diffusers
 pipeline_tag: unconditional-image-generation
@@ -27,9 +40,14 @@ Made by `erase {results["versions"]["erase"]}` with the method `{results["method
 ```
 
 Protocol: {protocol["samples"]["forget"]} images of the forgotten and {protocol["samples"]["retain_total"]} of the other
-classes, {protocol["sampler"]}, {protocol["steps"]} steps, guidance {protocol["guidance_scale"]}.
-Config {results["config_hash"]}, weights {weights}.
+classes, {protocol["sampler"]}, {protocol["steps"]} steps, {guidance}.
+Config {results["config_hash"]}, weights {weights}, made from weights {original}.
 
+{_part("Earlier runs made it forget:", earlier)}{_part("", note)}\
 The scores say what the model draws when asked for the class. They do not say that the class cannot be brought back by
 fine-tuning or from other inputs.
 """
+
+
+def _part(title: str, text: str) -> str:
+    return "".join(f"{part}\n\n" for part in (title, text.strip()) if part) if text else ""

@@ -12,11 +12,33 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import read_json, write_json
+from ..files import cache_folder, read_json, write_text
 from .plan import Cell, Line, Plan
 
 Entry = dict[str, Any]
 SCORES = ("fa", "fa_top1", "not_an_image", "ra", "fid")
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Makes a table's folder and holds it against a second table that would run the same cells."""
+    work = folder / "cells"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        (work / ".gitignore").write_text("*\n", encoding="utf-8")
+        handle = (work / "lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot write the output folder {folder}: {error.strerror}") from None
+    with handle:
+        try:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # no such lock on Windows
+            pass
+        except OSError:
+            raise UserError(f"another table is being run in {folder}; wait for it, or use --render") from None
+        yield
 
 
 class Store:
@@ -39,26 +61,6 @@ class Store:
                 self.entries.setdefault(entry["key"], []).append(entry)
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"{self.path} line {number} is no cell; remove that line") from None
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[None]:
-        """Makes the folder and holds it against a second table that would run the same cells."""
-        try:
-            self.work.mkdir(parents=True, exist_ok=True)
-            (self.work / ".gitignore").write_text("*\n", encoding="utf-8")
-            handle = (self.work / "lock").open("w")
-        except OSError as error:
-            raise UserError(f"cannot write the output folder {self.folder}: {error.strerror}") from None
-        with handle:
-            try:
-                import fcntl
-
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except ImportError:  # no such lock on Windows
-                pass
-            except OSError:
-                raise UserError(f"another table is being run in {self.folder}; wait for it, or use --render") from None
-            yield
 
     def state(self, line: Line, cell: Cell) -> tuple[str, Entry | None]:
         """``done``, ``failed``, ``stale`` or ``missing``, and the entry that says so."""
@@ -84,7 +86,14 @@ class Store:
         self.entries.setdefault(entry["key"], []).append(entry)
 
     def save_golden(self) -> None:
-        write_json(self.folder / "golden.json", self.golden)
+        """One line a golden run."""
+        lines = [f"{json.dumps(key)}: {json.dumps(run)}" for key, run in self.golden.items()]
+        write_text(self.folder / "golden.json", "{\n" + ",\n".join(lines) + "\n}\n")
+
+    def cache(self) -> Path:
+        """Where cells cache. Once the code's numbers have changed, no longer where older code has cached its own."""
+        changed = self.golden.get("cache")
+        return cache_folder("code", changed["digest"]) if changed else cache_folder()
 
 
 def compact(value: Any) -> Any:

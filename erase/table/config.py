@@ -1,7 +1,22 @@
-"""What a table is: the YAML file as typed sections."""
+"""What a table is: the YAML file as typed sections.
+
+A table of kind ``compare`` shows its rows side by side; ``search`` tries settings in each row and chooses the best;
+``sensitivity`` draws FA and FID against one setting. For example::
+
+    title: Forget rates
+    kind: search
+    classes: [5, [3, 8]]      # each item is one run's: a class, or classes forgotten together
+    seeds: [0, 1]
+    set: {sample.per_class: 30}
+    rows:
+      - {method: sfron, policies: [shared, dual]}
+      - {name: "SFRon, gamma 1", method: sfron, optimizer: dual, set: {method.gamma: 1.0}}
+    trials: [{unlearn.forget.lr: 1e-4}, {unlearn.forget.lr: 1e-3}]
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,22 +86,19 @@ def dotted(values: Section, path: str = "") -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{path}.{key}" if path else str(key)
-        result |= dotted(value, name) if isinstance(value, Mapping) else {name: value}
+        result |= dotted(value, name) if isinstance(value, Mapping) else {name: number(value)}
     return result
 
 
 def shown(values: Section) -> str:
-    """Settings as one short text; numbers such as the text 1e-4, which YAML 1.1 takes for a word, as numbers."""
-    return ", ".join(f"{key}={_shown(value)}" for key, value in dotted(values).items())
+    """Settings as one short text."""
+    texts = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in dotted(values).items()}
+    return ", ".join(f"{key}={text}" for key, text in texts.items())
 
 
-def _shown(value: Any) -> str:
-    number = as_number(value)
-    return str(value) if number is None else f"{number:g}"
-
-
-def as_number(value: Any) -> float | None:
-    try:
-        return None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return None
+def number(value: Any) -> Any:
+    """``1e-4``, which YAML 1.1 takes for a word, as the number it is; all else as it is."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value

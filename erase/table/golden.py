@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from ..files import digest
 from ..model import find_source
@@ -14,9 +17,10 @@ from ..unlearning import versions
 from .cells import Store, compact
 from .plan import Line, Plan, golden_settings
 from .pool import Runner
-from .work import GoldenTask, do_golden
+from .work import GoldenBatch, GoldenTask, do_golden
 
-TOLERANCE = 1e-3  # other summation orders move these numbers by 1e-5 or less, a changed formula by percents
+TOLERANCE = 1e-3  # another processor's instructions move these numbers by up to 2e-5, a changed formula by more
+BATCH = 8
 
 
 def check_golden(store: Store, plan: Plan, runner: Runner, jobs: int, say: Callable[[str], None]) -> None:
@@ -25,32 +29,45 @@ def check_golden(store: Store, plan: Plan, runner: Runner, jobs: int, say: Calla
     wanted = {line.golden: line for line in plan.lines if store.golden.get(line.golden, {}).get("digest") != made_by}
     if not wanted:
         return
-    say(f"{len(wanted)} golden runs: do the code's numbers still hold?")
-    with tempfile.TemporaryDirectory(prefix="erase-golden-") as scratch:
-        tasks = [_task(line, min(plan.labels), Path(scratch)) for line in wanted.values()]
-        for task, result in runner(do_golden, tasks, jobs, 1):
-            before = store.golden.get(task.key)
-            if "numbers" not in result:  # tells nothing about the code: it may be the disk, or a rate too high
-                say(f"{task.name}: the golden run failed, {result['error']}")
-                store.golden.setdefault(task.key, {"digest": "", "hash": "failed", "numbers": {}})
-                continue
-            numbers = compact(result["numbers"])
-            change = difference(before["numbers"], numbers) if before else None
-            if before and change is None:
-                store.golden[task.key] = {**before, "digest": made_by}
-            else:
-                store.golden[task.key] = {"digest": made_by, "hash": digest(numbers), "numbers": numbers}
-            if change:
-                cells = {cell.key for line in plan.lines if line.golden == task.key for cell in line.cells}
-                count = len(cells & store.entries.keys())
-                say(f"{task.name}: the code gives other numbers now ({change}); {count} cells are stale and run again")
+    say("does the code still give the numbers of the cells? a short run of each row and trial")
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="erase-golden-")))
+        tasks = [_task(line, min(plan.labels), scratch) for line in wanted.values()]
+        size = min(BATCH, math.ceil(len(tasks) / jobs))
+        batches = [GoldenBatch(tuple(tasks[i : i + size]), scratch / "cache") for i in range(0, len(tasks), size)]
+        bar = stack.enter_context(tqdm(total=len(tasks), desc="golden runs", unit="run"))
+        for batch, found in stack.enter_context(contextlib.closing(runner(do_golden, batches, jobs, 1))):
+            for task in batch.tasks:
+                _judge(store, plan, task, found.get(task.key, found), made_by, say)
+                bar.update()
             store.save_golden()
+
+
+def _judge(
+    store: Store, plan: Plan, task: GoldenTask, result: Mapping[str, Any], made_by: str, say: Callable[[str], None]
+) -> None:
+    before = store.golden.get(task.key)
+    if "numbers" not in result:  # tells nothing about the code: it may be the disk, or a rate too high
+        say(f"{task.name}: the golden run failed, {result['error']}")
+        store.golden.setdefault(task.key, {"digest": "", "hash": "failed", "numbers": {}})
+        return
+    numbers = compact(result["numbers"])
+    change = difference(before["numbers"], numbers) if before else None
+    if before and change is None:
+        store.golden[task.key] = {**before, "digest": made_by}  # the first numbers stay, so that no drift adds up
+        return
+    store.golden[task.key] = {"digest": made_by, "hash": digest(numbers), "numbers": numbers}
+    if change:
+        store.golden["cache"] = {"digest": made_by}
+    lines = [line for line in plan.lines if line.golden == task.key]
+    stale = {cell.key for line in lines for cell in line.cells if store.state(line, cell)[0] == "stale"}
+    if stale:
+        say(f"{task.name}: the code gives other numbers now ({change}); {len(stale)} cells are stale and run again")
 
 
 def _task(line: Line, label: int, scratch: Path) -> GoldenTask:
     folder = scratch / line.golden
-    request = line.request([label], 0, str(folder))
-    return GoldenTask(line.name, line.golden, request, golden_settings(line), folder, scratch / "cache")
+    return GoldenTask(line.name, line.golden, line.request([label], 0, str(folder)), golden_settings(line), folder)
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
@@ -72,7 +89,8 @@ def code_digest(source: str) -> str:
     code = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
     code = {name: path for name, path in code.items() if not name.startswith("table/") and name != "cli.py"}
     root = find_source(source)
-    model = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+    files = [root] if root.is_file() else [path for path in root.rglob("*") if path.is_file()]
+    model = {path.relative_to(root).as_posix(): path for path in files}
     libraries = {name: version for name, version in versions().items() if name != "erase"}
     parts = [part for files in (code, model) for name in sorted(files) for part in (name, files[name])]
     return digest(libraries, *parts)

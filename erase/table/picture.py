@@ -27,8 +27,11 @@ def draw(content: Mapping[str, Any], output: Path) -> None:
     original = content["original_fid"]
     if original is not None:
         right.axhline(original, color="#555555", linestyle=(0, (6, 3)), linewidth=1.2, label="original model")
+    values = sorted({row["value"] for row in content["rows"]})
     for panel in (left, right):
         panel.set_xscale("log")
+        panel.set_xticks(values, [f"{value:g}".replace("e-0", "e-") for value in values], fontsize=8)
+        panel.minorticks_off()
         panel.set_xlabel(content["axis"])
         panel.grid(color="#e2e2e2", linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
@@ -39,7 +42,9 @@ def draw(content: Mapping[str, Any], output: Path) -> None:
     _log_where_wide(right, [row["fid"] for row in content["rows"] if row["fid"]], original)
     handles, labels = right.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=len(handles) if len(handles) <= 4 else 3, frameon=False
+        )
     with replacing(output) as temporary:
         figure.savefig(temporary, format="png")
 
@@ -55,8 +60,12 @@ def _curve(panel: Any, rows: Sequence[Mapping[str, Any]], metric: str, factor: f
 
 
 def _log_where_wide(panel: Any, fids: Sequence[Mapping[str, float]], original: float | None) -> None:
-    """A log scale where the distances span more than a decade."""
+    """A log scale, its numbers written out, where the distances span more than a decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     ends = [value for fid in fids for value in (fid["low"], fid["high"])] + ([original] if original else [])
     if ends and min(ends) > 0 and max(ends) > 10 * min(ends):
         panel.set_yscale("log")
-        panel.grid(which="minor", axis="y", color="#f0f0f0", linewidth=0.5)
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(ends) < 1000 * min(ends) else (1,)))
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter(NullFormatter())

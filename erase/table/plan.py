@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from ..labels import find_forget
 from ..methods import find_method, refusal
 from ..model import find_source, read_labels
 from ..presets import config_hash, resolve, with_classes
-from .config import RowConfig, TableConfig, as_number, dotted, nested, shown
+from .config import RowConfig, TableConfig, dotted, nested, number, shown
 
 OWN = {"method", "method.name", "optimizer", "optimizer.policy", "model", "model.source", "forget", "seed"}
 GOLDEN = {  # as short as a run can be and still pass through every part
@@ -86,7 +87,9 @@ def make_plan(config: TableConfig) -> Plan:
     for index, row in enumerate(config.rows):
         _add_row(plan, row, trials, f"rows[{index}]")
     names = [line.name for line in plan.lines]
-    plan.faults += [f"two rows are called {name!r}; give a name" for name in {n for n in names if names.count(n) > 1}]
+    plan.faults += [
+        f"two rows are called {name!r}; give a name" for name in sorted(set(names)) if names.count(name) > 1
+    ]
     if plan.faults:
         raise UserError("table: " + "; ".join(plan.faults))
     if not plan.lines:
@@ -103,8 +106,8 @@ def _trials(config: TableConfig, faults: list[str]) -> tuple[Section, ...]:
         faults.append("kind sensitivity has a sweep and no trials")
     sweep = dotted(config.sweep)
     key, values = next(iter(sweep.items()), ("", ()))
-    numbers = [as_number(value) for value in values] if isinstance(values, Sequence) else []
-    good = [number for number in numbers if number is not None and number > 0]
+    numbers = [number(value) for value in values] if isinstance(values, Sequence) else []
+    good = [float(value) for value in numbers if type(value) in (int, float) and 0 < value < math.inf]
     if len(sweep) != 1 or len(set(good)) < 2 or len(good) != len(numbers):
         faults.append("sweep must give one setting and at least two numbers above 0")
         return ()

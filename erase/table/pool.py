@@ -7,8 +7,9 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -20,10 +21,12 @@ class Task(Protocol):
 
 
 Work = Callable[[Any], dict[str, Any]]
-Runner = Callable[[Work, Sequence[Any], int, int], Iterator[tuple[Any, dict[str, Any]]]]
+PATIENCE = 20.0  # seconds that a process has to end after it was told to
+Results = Generator[tuple[Any, dict[str, Any]], None, None]
+Runner = Callable[[Work, Sequence[Any], int, int], Results]
 
 
-def processes(work: Work, tasks: Sequence[Any], jobs: int, threads: int) -> Iterator[tuple[Any, dict[str, Any]]]:
+def processes(work: Work, tasks: Sequence[Any], jobs: int, threads: int) -> Results:
     """Each task with what ``work`` gave for it, or with ``{"error": text}``, as they end."""
     context = multiprocessing.get_context("spawn")
     waiting, running = list(tasks), dict[Any, tuple[Any, Any]]()
@@ -51,10 +54,12 @@ def processes(work: Work, tasks: Sequence[Any], jobs: int, threads: int) -> Iter
         for _, process in running.values():
             process.terminate()
         for _, process in running.values():
+            process.join(PATIENCE)
+            process.kill()
             process.join()
 
 
-def inline(work: Work, tasks: Sequence[Any], jobs: int, threads: int) -> Iterator[tuple[Any, dict[str, Any]]]:
+def inline(work: Work, tasks: Sequence[Any], jobs: int, threads: int) -> Results:
     """As :func:`processes`, one after the other in this process."""
     for task in tasks:
         yield task, attempt(work, task)
@@ -71,13 +76,22 @@ def attempt(work: Work, task: Any) -> dict[str, Any]:
 
 def _child(connection: Connection, work: Work, task: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, after it has heard of it
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # not its default, so that we tidy up
+    threading.Thread(target=_follow_parent, daemon=True).start()
     if task.log is not None:
         task.log.parent.mkdir(parents=True, exist_ok=True)
         with task.log.open("w") as file:
             for stream in (sys.stdout, sys.stderr):
                 os.dup2(file.fileno(), stream.fileno())
     connection.send(attempt(work, task))
+
+
+def _follow_parent() -> None:
+    """Ends this process with its parent, even a killed one: the next start may run the same cell."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 @contextlib.contextmanager

@@ -52,21 +52,26 @@ def _compare(content: Content) -> str:
         short.append([name, policy, *(_value(key, row["over_classes"].get(key)) for key in SHORT)])
         for label, values in [*row["classes"].items(), ("all", row["over_classes"])]:
             head = [f"**{name}**" if label == "all" else name, policy, label]
-            seeds = str((values["fa"] or values["fid"] or {"n": 0})["n"]) if kept else ""
-            long.append([*head, *(_value(key, values.get(key)) for key in HEADS), seeds])
+            long.append([*head, *(_value(key, values.get(key)) for key in HEADS), _seeds(values) if kept else ""])
         if kept:
             time, memory = row["seconds"], row["peak_memory"]
             short[-1] += ["-" if time is None else f"{time:.0f}", f"{memory / 2**30:.2f} GiB" if memory else "-"]
-            short[-1] += [f"{kept['done']} of {kept['cells']}"]
+            short[-1] += [f"{kept['done']} of {kept['cells']}", _seeds(row["over_classes"])]
             bounds.append(f"- {name} {policy}: {_bounds(kept)}")
         else:
-            short[-1] += ["", "", ""]
-    text = _markdown(["method", "policy", *(HEADS[key] for key in SHORT), "seconds", "peak memory", "cells"], short)
+            short[-1] += ["", "", "", ""]
+    head = ["method", "policy", *(HEADS[key] for key in SHORT), "seconds", "peak memory", "cells", "seeds"]
+    text = _markdown(head, short)
     text += (
         "\nMean ± standard deviation, over seeds, of the average over classes. Seconds: what is computed beforehand "
     )
     text += "and unlearning, median over cells. Peak memory: of the largest cell.\n\n" + "\n".join(bounds) + "\n\n"
     return text + _markdown(["method", "policy", "class", *HEADS.values(), "seeds"], long)
+
+
+def _seeds(values: Mapping[str, Any]) -> str:
+    """How many seeds the means are of: those that have every class, see :func:`erase.table.numbers.over_classes`."""
+    return str(max((value["n"] for value in values.values() if value), default=0))
 
 
 def _bounds(kept: Mapping[str, int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +12,8 @@ import torch
 from tqdm import tqdm
 
 from ..config import merge
-from ..files import cache_folder
-from .cells import Entry, Standing, Store, standings
-from .config import find_table, load_table
+from .cells import Entry, Standing, Store, held, standings
+from .config import dotted, find_table, load_table
 from .golden import check_golden
 from .plan import Plan, make_plan
 from .pool import Runner, cores, processes
@@ -27,7 +27,7 @@ def run_table(
     jobs: int | None = None,
     keep: str = "results",
     only_render: bool = False,
-    runner: Runner = processes,
+    runner: Runner | None = None,
 ) -> dict[str, Any]:
     """Runs what a table lacks and renders it; what its JSON file holds.
 
@@ -36,15 +36,15 @@ def run_table(
     """
     path, folder = find_table(config), Path(output)
     plan = make_plan(load_table(path))
-    store = Store(folder)
     if only_render:
-        return render(plan, standings(store, plan), folder, path.stem)
-    with store.open():
-        cache_folder()
+        return render(plan, standings(Store(folder), plan), folder, path.stem)
+    run, many = runner or processes, jobs or (1 if torch.cuda.is_available() else cores())
+    with held(folder):
+        store = Store(folder)
+        store.cache()  # refused here rather than in every cell
         try:
-            many = jobs or (1 if torch.cuda.is_available() else cores())
-            check_golden(store, plan, runner, many, _say)
-            _run_cells(store, plan, runner, many, keep)
+            check_golden(store, plan, run, many, _say)
+            _run_cells(store, plan, run, many, keep)
         finally:
             content = render(plan, standings(store, plan), folder, path.stem)
     return content
@@ -56,8 +56,11 @@ def _run_cells(store: Store, plan: Plan, runner: Runner, jobs: int, keep: str) -
     jobs = max(1, min(jobs, len(due)))
     threads = max(1, cores() // jobs)
     tasks = [_task(store, cell, threads, keep) for cell in due.values()]
-    with tqdm(total=len(every), initial=len(every) - len(due), desc="cells", unit="cell", smoothing=0.1) as bar:
-        for task, result in runner(do_cell, tasks, jobs, threads):
+    with contextlib.ExitStack() as bars:
+        done = len(every) - len(due)
+        bar = bars.enter_context(tqdm(total=len(every), initial=done, desc="cells", unit="cell", smoothing=0.1))
+        results = bars.enter_context(contextlib.closing(runner(do_cell, tasks, jobs, threads)))
+        for task, result in results:
             entry = _entry(due[task.key], task.golden, result)
             store.add(entry)
             _say(_told(task.name, entry))
@@ -69,7 +72,7 @@ def _task(store: Store, cell: Standing, threads: int, keep: str) -> CellTask:
     golden = store.golden.get(cell.line.golden, {}).get("hash", "")
     request = cell.line.request(cell.cell.forget, cell.cell.seed, str(folder))
     settings = merge({"runtime": {"threads": threads}}, cell.line.settings)
-    return CellTask(cell.name, cell.cell.key, golden, request, settings, folder, keep)
+    return CellTask(cell.name, cell.cell.key, golden, request, settings, folder, keep, store.cache())
 
 
 def _entry(cell: Standing, golden: str, result: Mapping[str, Any]) -> Entry:
@@ -81,7 +84,7 @@ def _entry(cell: Standing, golden: str, result: Mapping[str, Any]) -> Entry:
         "method": line.method,
         "optimizer": line.policy,
     }
-    about |= {"trial": dict(line.trial), "forget": list(cell.cell.forget), "seed": cell.cell.seed}
+    about |= {"trial": dotted(line.trial), "forget": list(cell.cell.forget), "seed": cell.cell.seed}
     measured = dict.fromkeys(("original", "erased", "seconds", "peak_memory", "error", "versions"))
     return {**about, **measured, **result}
 

@@ -20,7 +20,7 @@ from ..files import write_text
 from ..model import load_model
 from ..unlearning import run_in_folder
 from .cells import SCORES
-from .pool import environment
+from .pool import attempt, environment
 
 KEPT = {"results": ("results.json", "config.yaml", "grid.png"), "samples": ("samples",)}
 
@@ -36,6 +36,7 @@ class CellTask:
     settings: Section
     folder: Path
     keep: str
+    cache: Path
 
     @property
     def log(self) -> Path:
@@ -49,11 +50,18 @@ class GoldenTask:
     request: RunConfig
     settings: Section
     folder: Path
+
+
+@dataclass(frozen=True)
+class GoldenBatch:
+    """Golden runs of one process, for most of their time is the start of it."""
+
+    tasks: tuple[GoldenTask, ...]
     cache: Path
 
     @property
     def log(self) -> Path:
-        return self.folder.with_suffix(".log")
+        return self.tasks[0].folder.with_suffix(".log")
 
 
 def do_cell(task: CellTask) -> dict[str, Any]:
@@ -64,17 +72,22 @@ def do_cell(task: CellTask) -> dict[str, Any]:
     write_text(mark, task.golden)
     again = (task.folder / "results.json").is_file()
     reset_peak()
-    results, _ = run_in_folder(task.request, task.settings)
+    with environment(ERASE_CACHE=str(task.cache)):
+        results, _ = run_in_folder(task.request, task.settings)
     peak = None if again else peak_memory(results["device"] != "cpu")
     prune(task.folder, task.keep)
     sides = {side: {name: results["models"][side][name] for name in SCORES} for side in ("original", "erased")}
     return {**sides, "seconds": results["seconds"], "peak_memory": peak, "error": None, "versions": results["versions"]}
 
 
-def do_golden(task: GoldenTask) -> dict[str, Any]:
-    """The numbers of a short run, made with a cache of its own: what older code has cached must not stand in."""
-    with environment(ERASE_CACHE=str(task.cache)):
-        results, folder = run_in_folder(task.request, task.settings)
+def do_golden(batch: GoldenBatch) -> dict[str, Any]:
+    """By task's key its numbers or its error. The cache is their own: what older code has cached must not stand in."""
+    with environment(ERASE_CACHE=str(batch.cache)):
+        return {task.key: attempt(_golden, task) for task in batch.tasks}
+
+
+def _golden(task: GoldenTask) -> dict[str, Any]:
+    results, folder = run_in_folder(task.request, task.settings)
     return {"numbers": golden_numbers(results, folder, str(task.request.model))}
 
 

@@ -4,9 +4,12 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from erase.report.table import result_table
 
@@ -31,9 +34,9 @@ def commands() -> list[list[str]]:
 def test_every_command_of_the_readme_runs(tmp_path: Path, full_run: Finished) -> None:
     assert len(commands()) >= 5
     for words in commands():
-        small = {"run": QUICK, "pretrain": TINY}.get(words[0], ())
-        if "my-digits" in words and words[0] == "run":
-            small = (*QUICK, "method.fisher_samples=16")
+        small = {"run": QUICK, "pretrain": TINY, "table": ("--render",)}.get(words[0], ())
+        if "salun" in words:
+            small = [word.replace("fisher_samples", "saliency_samples") for word in small]
         done = command(*words, *small, cwd=tmp_path)
         assert done.returncode == 0, (words, done.stderr[-2000:])
 
@@ -60,22 +63,30 @@ def test_every_linked_file_is_there() -> None:
         assert (ROOT / target).exists(), target
 
 
+RESULTS = ROOT / "docs" / "results" / "digits"
+
+
 def test_the_figures_of_the_first_command_are_a_committed_cell() -> None:
     """What the README says `erase run --forget 3` ends with is one of the cells that the table is made of."""
-    lines = (ROOT / "docs" / "results" / "digits-sfron.jsonl").read_text().splitlines()
-    wanted = {"policy": "dual", "class": 3, "seed": 0, "words": []}
-    (cell,) = [row for row in map(json.loads, lines) if wanted.items() <= row.items()]
+    wanted = {"row": "sfron", "optimizer": "dual", "forget": [3], "seed": 0, "trial": {}}
+    (cell,) = [row for row in map(json.loads, (RESULTS / "cells.jsonl").open()) if wanted.items() <= row.items()]
     shown = README.split("<!-- run -->")[1].split("<!-- /run -->")[0]
     for line in result_table({"models": cell}).splitlines():
         assert f"\n{line}\n" in shown
 
 
-def test_results_table_is_the_committed_cells() -> None:
-    """The table of the README is what the script prints from the committed cells."""
-    cells = ROOT / "docs" / "results" / "digits-sfron.jsonl"
-    shown = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "digits_table.py"), "show", str(cells)],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    inside = README.split("<!-- table -->")[1].split("<!-- /table -->")[0]
-    assert inside.strip() == shown.strip()
+@pytest.mark.parametrize("name", [path.stem for path in RESULTS.glob("*.md")])
+def test_committed_tables_are_what_the_committed_cells_give(name: str, tmp_path: Path) -> None:
+    for kept in ("cells.jsonl", "golden.json"):
+        shutil.copy(RESULTS / kept, tmp_path)
+    done = command("table", name, "--output", str(tmp_path), "--render", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for path in RESULTS.glob(f"{name}.*"):
+        assert path.suffix == ".png" or path.read_text() == (tmp_path / path.name).read_text()
+
+
+def test_the_tables_of_the_readme_are_the_committed_ones() -> None:
+    tables = re.findall(r"<!-- table (\S+) -->\n(.*?)\n<!-- /table -->", README, re.DOTALL)
+    assert tables
+    for name, shown in tables:
+        assert shown.strip() in (RESULTS / f"{name}.md").read_text()
