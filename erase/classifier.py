@@ -47,9 +47,17 @@ class Classifier(nn.Module):
         self.head = nn.Linear(features, classes)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        features, middle = self.layers(images)
+        return self.head(features), features, self.pooled(middle)
+
+    def layers(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The layer ``features``, and the whole layer ``middle`` (n x 2 width x H/4 x W/4)."""
         middle = self.middle(self.stem(images.float() / 127.5 - 1.0))
-        features = self.features(self.top(middle))
-        return self.head(features), features, F.adaptive_avg_pool2d(middle, GATE_POOL).flatten(1)
+        return self.features(self.top(middle)), middle
+
+    def pooled(self, middle: torch.Tensor) -> torch.Tensor:
+        """What the gate measures distances in."""
+        return F.adaptive_avg_pool2d(middle, GATE_POOL).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,8 @@ def load_instrument(folder: Path) -> Instrument:
     if not (folder / "config.json").is_file():
         raise UserError(f"no classifier at {folder}; score.allow_missing=true runs without scores")
     about = read_json(folder / "config.json")
-    network = Classifier(**about["settings"])
+    with torch.random.fork_rng(devices=[]):  # first weights, to be overwritten, come from the global generator
+        network = Classifier(**about["settings"])
     tensors = read_tensors(folder / "gate.safetensors")
     try:
         network.load_state_dict(read_tensors(folder / "model.safetensors"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,7 @@ def image_path(folder: Path, label: int, number: int) -> Path:
 def sample_folder(
     model: Model, folder: Path, config: SampleConfig, classes: Sequence[int], title: str, precision: str = "auto"
 ) -> None:
-    """Fills ``folder/CCCC/IIIII.png`` with ``config.per_class`` images of each class; blocks already there are kept.
+    """Fills ``folder/CCCC/IIIII.png`` with ``config.per_class`` images of each class; files already there are kept.
 
     A block is ``config.block`` consecutive images of one class, so a file depends on the class and its number alone.
     """
@@ -205,11 +206,12 @@ def sample_folder(
     with tqdm(total=len(classes) * config.per_class, desc=title, unit="image") as bar:
         for label, numbers in blocks:
             paths = [image_path(folder, label, number) for number in numbers]
-            if not all(path.is_file() for path in paths):
+            missing = [not path.is_file() for path in paths]
+            if any(missing):
                 seeds = [image_seed(config.seed, label, number) for number in numbers]
                 labels = [label] * len(seeds)
                 images = sample(model, labels, seeds, *protocol)
-                for path, image in zip(paths, images, strict=True):
+                for path, image in compress(zip(paths, images, strict=True), missing):
                     with replacing(path, sync=False) as temporary:
                         Image.fromarray(image).save(temporary)
             bar.update(len(paths))
