@@ -115,9 +115,9 @@ def mean_loss(loss: PerSampleLoss, batches: Iterable[Any]) -> torch.Tensor:
 
 def apply_mask(masked: Iterable[tuple[torch.nn.Parameter, torch.Tensor]]) -> None:
     """Multiplies each parameter's ``.grad`` by its mask."""
-    for parameter, mask in masked:
-        if parameter.grad is not None:
-            parameter.grad.mul_(mask)
+    pairs = [(parameter.grad, mask) for parameter, mask in masked if parameter.grad is not None]
+    if pairs:
+        torch._foreach_mul_([gradient for gradient, _ in pairs], [mask for _, mask in pairs])
 
 
 def top_share_mask(magnitudes: Tensors, share: float) -> Tensors:
