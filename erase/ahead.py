@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ Made = TypeVar("Made")
 IN_ADVANCE = 2  # items for each thread
 
 
-def ahead(make: Callable[[Item], Made], items: Iterable[Item], threads: int) -> Iterator[tuple[Item, Made]]:
+def ahead(make: Callable[[Item], Made], items: Iterable[Item], threads: int) -> Generator[tuple[Item, Made], None, None]:
     """``(item, make(item))`` in order, made in ``threads`` threads, a bounded number of items in advance."""
     pool = ThreadPoolExecutor(threads)
     waiting: deque[tuple[Item, Future[Made]]] = deque()
