@@ -13,7 +13,9 @@ Made = TypeVar("Made")
 IN_ADVANCE = 2  # items for each thread
 
 
-def ahead(make: Callable[[Item], Made], items: Iterable[Item], threads: int) -> Generator[tuple[Item, Made], None, None]:
+def ahead(
+    make: Callable[[Item], Made], items: Iterable[Item], threads: int
+) -> Generator[tuple[Item, Made], None, None]:
     """``(item, make(item))`` in order, made in ``threads`` threads, a bounded number of items in advance."""
     pool = ThreadPoolExecutor(threads)
     waiting: deque[tuple[Item, Future[Made]]] = deque()
