@@ -6,7 +6,8 @@ quantity, one that depends on the batch size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -178,8 +179,15 @@ class _LayerHook:
         return output
 
     def squares(self, n: int) -> Tensors:
-        """Summed squares over the batch's per-sample gradients; forgets the batch."""
-        uses = [(x, g[0].float()) for x, g in self.uses if g]
+        """Summed squares over the batch's per-sample gradients; forgets the batch.
+
+        A sample's gradient is a product over its tokens, G^T X. To square each entry it must be formed; a Gram form,
+        of the tokens' products with each other, spares that for a norm but here costs (tokens + 1) / 2 times as much.
+        It is the cheaper one for a single token alone, where it is a product of squares.
+        """
+        narrow = [(x if isinstance(self.layer, nn.Embedding) else x.to(g[0].dtype), g[0]) for x, g in self.uses if g]
+        uses = [(x, g.float()) for x, g in narrow]  # x as the layer itself saw it under autocast
+        exact = len(uses) == 1 and narrow[0][1].dtype == torch.bfloat16
         self.uses.clear()
         if not uses:
             return {}
@@ -197,14 +205,26 @@ class _LayerHook:
         else:
             squares = torch.zeros(outputs.shape[-1], inputs.shape[-1], device=inputs.device)
             chunk = max(1, (1 << 24) // squares.numel())
-            for start in range(0, len(inputs), chunk):
-                part = slice(start, start + chunk)
-                squares += torch.bmm(outputs[part].transpose(1, 2), inputs[part]).square_().sum(0)
+            with _tf32(exact):
+                for start in range(0, len(inputs), chunk):
+                    part = slice(start, start + chunk)
+                    squares += torch.bmm(outputs[part].transpose(1, 2), inputs[part]).square_().sum(0)
         weight: Any = self.layer.weight
         result = {"weight": squares.reshape(weight.shape)}
         if self.layer.bias is not None:
             result["bias"] = outputs.sum(1).square().sum(0)
         return result
+
+
+@contextmanager
+def _tf32(wanted: bool) -> Iterator[None]:
+    """Products of float32 tensors on a GPU's tensor cores, several times faster. TF32 holds every bf16 value."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = before or wanted
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _embedding_squares(layer: nn.Embedding, uses: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
