@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .compiled import is_compiled
+
 PerSampleLoss = Callable[[Any], torch.Tensor]
 Tensors = dict[str, torch.Tensor]
 
@@ -26,6 +28,8 @@ def fisher_diagonal(module: nn.Module, loss: PerSampleLoss, batches: Iterable[An
     that hold parameters of another kind than linear, patch-embedding and label-embedding layers make the whole
     computation fall back to one backward pass a sample.
     """
+    if is_compiled(module):
+        raise ValueError("hooks do not see inside compiled blocks; take the Fisher diagonal of the plain module")
     layers = {
         name: layer for name, layer in module.named_modules() if any(True for _ in layer.parameters(recurse=False))
     }
