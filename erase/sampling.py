@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import compress
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from .ahead import ahead
 from .config import SampleConfig
 from .errors import UserError
 from .files import replacing
@@ -20,6 +20,7 @@ from .precision import autocast
 from .rng import image_seed
 
 DECODE_BATCH = 100
+WRITERS = 2  # threads that pack image files
 
 
 def make_scheduler(sampler: str) -> Any:
@@ -86,15 +87,16 @@ def denoise(
     if guidance_channels not in ("all", "3"):
         raise UserError(f"unknown guidance_channels {guidance_channels!r}; known: all, 3")
     scheduler = make_scheduler(sampler)
-    scheduler.set_timesteps(steps, device=model.device)
+    scheduler.set_timesteps(steps)  # on the CPU, where the schedulers look them up: no step waits for a GPU
     channels = model.latent_shape[0]
     classes = torch.tensor(list(labels), device=model.device)
-    for t in scheduler.timesteps:
-        output = guided_output(model, latents, t, classes, guidance_scale, precision, guidance_channels)
-        if sampler == "ancestral":
-            latents = _ancestral_step(scheduler, output, int(t), latents, draw)
-        else:
-            latents = scheduler.step(output[:, :channels], t, latents, return_dict=False)[0]
+    with autocast(precision, model.device):  # one context for all steps: weights are cast once
+        for t in scheduler.timesteps:
+            output = guided_output(model, latents, t, classes, guidance_scale, precision, guidance_channels)
+            if sampler == "ancestral":
+                latents = _ancestral_step(scheduler, output, int(t), latents, draw)
+            else:
+                latents = scheduler.step(output[:, :channels], t, latents, return_dict=False)[0]
     return latents
 
 
@@ -118,7 +120,8 @@ def guided_output(
     both = torch.cat([classes, torch.full_like(classes, model.null_label)]) if guided else classes
     inputs = torch.cat([latents, latents]) if guided else latents
     with autocast(precision, model.device):
-        output = model.transformer(inputs, timestep=t.expand(len(inputs)), class_labels=both, return_dict=False)[0]
+        times = torch.full((len(inputs),), int(t), device=model.device)
+        output = model.transformer(inputs, timestep=times, class_labels=both, return_dict=False)[0]
     output = output.float()
     if not guided:
         return output
@@ -203,15 +206,23 @@ def sample_folder(
         for label in classes
         for start in range(0, config.per_class, config.block)
     ]
-    with tqdm(total=len(classes) * config.per_class, desc=title, unit="image") as bar:
+
+    def missing() -> Iterator[tuple[list[Path], np.ndarray]]:
         for label, numbers in blocks:
             paths = [image_path(folder, label, number) for number in numbers]
-            missing = [not path.is_file() for path in paths]
-            if any(missing):
-                seeds = [image_seed(config.seed, label, number) for number in numbers]
-                labels = [label] * len(seeds)
-                images = sample(model, labels, seeds, *protocol)
-                for path, image in compress(zip(paths, images, strict=True), missing):
-                    with replacing(path, sync=False) as temporary:
-                        Image.fromarray(image).save(temporary)
+            if all(path.is_file() for path in paths):
+                bar.update(len(paths))
+                continue
+            seeds = [image_seed(config.seed, label, number) for number in numbers]
+            yield paths, sample(model, [label] * len(seeds), seeds, *protocol)
+
+    with tqdm(total=len(classes) * config.per_class, desc=title, unit="image") as bar:
+        for (paths, _), _ in ahead(_write_images, missing(), WRITERS):  # files are packed while the next are drawn
             bar.update(len(paths))
+
+
+def _write_images(block: tuple[list[Path], np.ndarray]) -> None:
+    for path, image in zip(*block, strict=True):
+        if not path.is_file():
+            with replacing(path, sync=False) as temporary:
+                Image.fromarray(image).save(temporary)

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from .classifier import Instrument, load_instrument
+from .compiled import check_compile, compiled
 from .config import ResolvedConfig, RunConfig, SampleConfig, as_mapping, changes
 from .data.classes import folder_ids
 from .data.images import ImageSet, load_images
@@ -91,7 +92,7 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
         accelerator.init_trackers("erase")
 
     with timed(seconds, "sample"):
-        original = original_samples(model, config.sample, config.runtime.precision)
+        original = original_samples(model, config.sample, config.runtime.precision, config.runtime.compile)
 
     with timed(seconds, "precompute"):
         null, flip = model.null_label, config.data.flip
@@ -108,7 +109,8 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
         drop_stale_samples(output / "samples", digest(original.name, weights_key(model.transformer)))
         copy_samples(original, output / "samples" / "original", config.sample, model.classes)
         folder, precision = output / "samples" / "erased", config.runtime.precision
-        sample_folder(model, folder, config.sample, model.classes, "sample erased", precision)
+        with compiled(model.transformer, config.runtime.compile):
+            sample_folder(model, folder, config.sample, model.classes, "sample erased", precision)
 
     with timed(seconds, "score"):
         results = score(config, model, stage, forget, output, original)
@@ -184,6 +186,8 @@ class Stage:
 def preflight(config: ResolvedConfig, model: Model) -> Stage:
     """Checks everything a run will need at its end. Raises UserError for what is missing."""
     check_runtime(config.runtime)
+    cpu = config.runtime.device == "cpu" or not torch.cuda.is_available()
+    check_compile(config, "cpu" if cpu else "cuda")
     source = data_source(config, model)
     images = load_images(source, model.image_size, folder_ids(Path(source), model.labels, model.num_classes))
     if config.data.flip and images.arrays is not None:
@@ -254,8 +258,8 @@ def prepare(
         options = {name: getattr(config.method, name) for name in method.precomputed_from}
         shaped = [] if method.per_model else [sorted(forget), seed]
         protocol, data = (as_mapping(config.sample), "") if method.per_model else ({}, split.key)
-        arithmetic = (model.device.type, chosen(config.runtime.precision, model.device))
-        key = digest(method.name, options, shaped, protocol, model.key(), data, *arithmetic)
+        how = arithmetic(model, config.runtime.precision)
+        key = digest(method.name, options, shaped, protocol, model.key(), data, *how)
         kept = cache_folder("precomputed") / f"{method.name}-{key}.safetensors"
         tensors = once(kept, make)
         link(kept, output / "precomputed" / f"{method.name}-{key[:8]}.safetensors")
@@ -284,8 +288,8 @@ def unlearn(
     config: ResolvedConfig, model: Model, method: Method, split: Split, accelerator: Accelerator, output: Path, key: str
 ) -> None:
     """Trains the transformer in place; or takes the weights that the same training left in the cache."""
-    arithmetic = (model.device.type, chosen(config.runtime.precision, model.device))
-    kept = cache_folder("weights") / f"{method.name}-{digest(key, *arithmetic)}.safetensors"
+    how = arithmetic(model, config.runtime.precision, config.runtime.compile)
+    kept = cache_folder("weights") / f"{method.name}-{digest(key, *how)}.safetensors"
     if method.keeps_weights and kept.is_file():
         with torch.no_grad():
             for name, value in read_tensors(kept).items():
@@ -310,7 +314,8 @@ def unlearn(
     watch(config, model, output, 0)
     if config.runtime.checkpointing:
         model.transformer.enable_gradient_checkpointing()
-    trainer.run()
+    with compiled(model.transformer, config.runtime.compile):
+        trainer.run()
     model.transformer.disable_gradient_checkpointing()
     trainer.take_average()
     if method.keeps_weights:
@@ -337,12 +342,18 @@ def draw(config: ResolvedConfig, model: Model, stage: Stage, forget: list[int], 
     draw_grid(output / "samples", output / "grid.png", model.labels, shown, forget, title)
 
 
-def original_samples(model: Model, sample: SampleConfig, precision: str = "auto") -> Path:
+def original_samples(model: Model, sample: SampleConfig, precision: str = "auto", compile: bool = False) -> Path:
     """The original model's images under this protocol, made once and kept in the cache."""
-    arithmetic = (model.device.type, chosen(precision, model.device))
-    folder = cache_folder("samples", digest(model.key(), model.classes, *arithmetic, as_mapping(sample)))
-    sample_folder(model, folder, sample, model.classes, "sample original", precision)
+    how = arithmetic(model, precision, compile)
+    folder = cache_folder("samples", digest(model.key(), model.classes, *how, as_mapping(sample)))
+    with compiled(model.transformer, compile):
+        sample_folder(model, folder, sample, model.classes, "sample original", precision)
     return folder
+
+
+def arithmetic(model: Model, precision: str, compile: bool = False) -> list[str]:
+    """What rounds differently, and so has places of its own in the cache."""
+    return [model.device.type, chosen(precision, model.device), *(["compiled"] if compile else [])]
 
 
 def drop_stale_samples(folder: Path, key: str) -> None:

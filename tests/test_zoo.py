@@ -36,7 +36,7 @@ def make_split(n=60):
     return Split({"forget": whole.part(gone), "retain": whole.part(~gone)}, 12)
 
 
-def go(folder, name, policy, spy=None, options=None, micro_batch=None, checkpointing=False, **plan):
+def go(folder, name, policy, spy=None, options=None, micro_batch=None, checkpointing=False, compile=False, **plan):
     """One short run that forgets two classes; its weights before and after."""
     folder.mkdir(exist_ok=True)
     rounds, finish = (0, 4) if name == "retrain" else (3, 1)
@@ -44,7 +44,7 @@ def go(folder, name, policy, spy=None, options=None, micro_batch=None, checkpoin
         "unlearn": {"rounds": rounds, "finish": finish, "label_dropout": 0.5, "forget": SIDE, "retain": SIDE, **plan},
         "sample": {"steps": 2, "block": 10},
         "method": {**METHODS[name].quick, **(options or {})},
-        "runtime": {"micro_batch": micro_batch, "checkpointing": checkpointing},
+        "runtime": {"micro_batch": micro_batch, "checkpointing": checkpointing, "compile": compile},
     }
     config = resolve(RunConfig(["1", "2"], method=name, optimizer=policy), settings)
     model = make_model(classes=range(5))
