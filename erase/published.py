@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +34,7 @@ class Known:
 
 
 KNOWN = {
-    # the papers' judge: SFRon's and DualOptim's code (methods.md, section 9.2)
+    # the judge of SFRon's and DualOptim's code
     "resnet34": Known(
         torchvision.models.resnet34, "https://download.pytorch.org/models/resnet34-b627a593.pth", "avgpool", "fc"
     ),
@@ -121,15 +119,6 @@ def load_published(name: str, weights: str | None = None) -> Published:
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
         network.network.load_state_dict(tensors)
-    except (
-        OSError,
-        RuntimeError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as e:
-        text = " ".join(str(e).split())[:200]
-        raise UserError(f"{path} holds no weights of {name}: {text}") from None
+    except Exception as error:  # zip, pickle and torch each raise their own kinds
+        raise UserError(f"{path} holds no weights of {name}: {' '.join(str(error).split())[:200]}") from None
     return network.eval().requires_grad_(False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -108,7 +108,7 @@ def _with_classifier(stage: Stage, config: ResolvedConfig, model: Model, forget:
     return replace(stage, published=network, gate_rows=rows, whole=False)
 
 
-def classifier_name(config: ResolvedConfig, labels: dict[int, str], folder: Path | None) -> str:
+def classifier_name(config: ResolvedConfig, labels: Mapping[int, str], folder: Path | None) -> str:
     """The config's classifier, else the model's own, else ResNet-34 for ImageNet's classes."""
     if config.score.classifier is not None:
         return config.score.classifier
