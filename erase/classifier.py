@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +59,17 @@ class Classifier(Network):
         self.head = nn.Linear(features, classes)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        features, middle = self.layers(images)
+        return self.head(features), features, self.pooled(middle)
+
+    def layers(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The layer ``features``, and the whole layer ``middle`` (n x 2 width x H/4 x W/4)."""
         middle = self.middle(self.stem(images.float() / 127.5 - 1.0))
-        features = self.features(self.top(middle))
-        return self.head(features), features, F.adaptive_avg_pool2d(middle, GATE_POOL).flatten(1)
+        return self.features(self.top(middle)), middle
+
+    def pooled(self, middle: torch.Tensor) -> torch.Tensor:
+        """What the gate measures distances in."""
+        return F.adaptive_avg_pool2d(middle, GATE_POOL).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -106,9 +115,12 @@ class Reading:
     features: np.ndarray
 
 
-def exact() -> Any:
+def exact(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """A context without the coarser rounding that a GPU's convolutions have by default."""
-    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    flags: contextlib.AbstractContextManager[Any] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return flags
 
 
 class Instrument:
@@ -127,7 +139,7 @@ class Instrument:
         for images in batches:
             if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
                 raise ValueError(f"expected uint8 n x 3 x H x W, got {images.dtype} {tuple(images.shape)}")
-            with exact():
+            with exact(device):
                 logits, feature, middle = self.network(images.to(device))
             answered.append(ids[logits.argmax(1).cpu()].numpy())
             passed.append((gate.distance(middle) <= gate.threshold).cpu().numpy())
@@ -156,7 +168,8 @@ def load_instrument(folder: Path) -> Instrument:
     if not (folder / "config.json").is_file():
         raise UserError(f"no classifier at {folder}; score.allow_missing=true runs without scores")
     about = read_json(folder / "config.json")
-    network = Classifier(**about["settings"])
+    with torch.random.fork_rng(devices=[]):  # first weights, to be overwritten, come from the global generator
+        network = Classifier(**about["settings"])
     tensors = read_tensors(folder / "gate.safetensors")
     try:
         network.load_state_dict(read_tensors(folder / "model.safetensors"))

@@ -15,7 +15,7 @@ from .errors import UserError
 def published_weights(url: str, what: str, instead: str, download: bool = True) -> Path:
     """The file of ``url`` in torch's hub cache ($TORCH_HOME), fetched if it is not there and ``download`` is true.
 
-    Raises UserError naming the file to fetch and its place, or ``instead``.
+    Raises UserError saying that ``what`` are missing, which file to fetch and where to put it, or ``instead``.
     """
     name = url.rsplit("/", 1)[1]
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
@@ -30,4 +30,4 @@ def published_weights(url: str, what: str, instead: str, download: bool = True) 
             return path
         except (OSError, urllib.error.URLError, RuntimeError):
             pass
-    raise UserError(f"the weights of {what} are missing: fetch {url} and put it at {path}, or {instead}")
+    raise UserError(f"{what} are missing: fetch {url} and put it at {path}, or {instead}")

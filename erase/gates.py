@@ -90,7 +90,7 @@ def _features(network: Published, images: ImageSet, rows: np.ndarray) -> dict[st
 
     features, good = [], []
     parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-    with tqdm(total=len(rows), desc="read real images", unit="image", disable=len(rows) < 2000) as bar, exact():
+    with tqdm(total=len(rows), desc="read real images", unit="image", disable=len(rows) < 2000) as bar, exact(device):
         for _, (pixels, fine) in ahead(read, parts, max(2, cores())):
             features.append(network(pixels.to(device))[1].float().cpu())
             good.append(fine)

@@ -103,7 +103,7 @@ def resized(images: torch.Tensor) -> torch.Tensor:
 def weights_file(name: str, given: str | None, download: bool = True) -> Path:
     """Where the weights of a named classifier are. Raises UserError saying what to fetch and where to put it."""
     if given is None:
-        return published_weights(KNOWN[name].url, f"the classifier {name}", INSTEAD, download)
+        return published_weights(KNOWN[name].url, f"the weights of the classifier {name}", INSTEAD, download)
     if not Path(given).is_file():
         raise UserError(f"no classifier weights at {given}; fetch {KNOWN[name].url} to there")
     return Path(given)
@@ -112,7 +112,8 @@ def weights_file(name: str, given: str | None, download: bool = True) -> Path:
 def load_published(name: str, weights: str | None = None) -> Published:
     """A classifier by name, with torchvision's weights or those of a file. Raises UserError if they do not fit."""
     path = weights_file(name, weights)
-    network = Published(name, KNOWN[name], digest(name, VERSION, file_digests(path.parent, [path])))
+    with torch.random.fork_rng(devices=[]):  # its first weights are drawn from the global generator
+        network = Published(name, KNOWN[name], digest(name, VERSION, file_digests(path.parent, [path])))
     try:
         if path.suffix == ".safetensors":
             tensors = read_tensors(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -201,17 +202,18 @@ def sample_folder(
 ) -> None:
     """Fills ``folder/CCCC/IIIII.png`` with ``config.per_class`` images of each class, or as many as ``classes`` says.
 
-    Blocks already there are kept. A file depends on the class, its number and its block's other images alone.
+    Files already there are kept. A file depends on the class, its number and its block's other images alone.
     """
     how = (config.guidance_scale, config.steps, config.sampler, precision, config.guidance_channels)
     counts = classes if isinstance(classes, Mapping) else dict.fromkeys(classes, config.per_class)
     with tqdm(total=sum(counts.values()), desc=title, unit="image") as bar:
         for block in blocks(counts, config.block, config.retain_total is not None):
             paths = [image_path(folder, label, number) for label, number in block]
-            if not all(path.is_file() for path in paths):
+            missing = [not path.is_file() for path in paths]
+            if any(missing):
                 seeds = [image_seed(config.seed, label, number) for label, number in block]
                 images = sample(model, [label for label, _ in block], seeds, *how)
-                for path, image in zip(paths, images, strict=True):
+                for path, image in compress(zip(paths, images, strict=True), missing):
                     with replacing(path, sync=False) as temporary:
                         Image.fromarray(image).save(temporary)
             bar.update(len(paths))

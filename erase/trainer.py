@@ -67,7 +67,8 @@ class Trainer:
 
     ``streams`` gives each objective its batches and ``plan`` the rounds. ``average`` keeps an exponential moving
     average of the weights with that decay. At most ``micro_batch`` samples go through the module at once. State is
-    saved to ``state`` under ``key`` and continued from; one line a step goes to ``metrics``.
+    saved to ``state`` under ``key`` and continued from; one line a step goes to ``metrics``. ``watch`` is called with
+    the number of steps taken after each.
     """
 
     def __init__(
@@ -84,11 +85,12 @@ class Trainer:
         save_every: int = 500,
         average: float | None = None,
         micro_batch: int | None = None,
+        watch: Callable[[int], None] | None = None,
     ) -> None:
         self.accelerator, self.module, self.method, self.policy = accelerator, module, method, policy
         self.streams, self.plan, self.state, self.key = streams, plan, state, key
         self.metrics, self.save_every, self.decay = metrics, save_every, average
-        self.micro_batch = micro_batch
+        self.micro_batch, self.watch = micro_batch, watch
         self.joint = (plan.update or method.updates[0]) == "joint"
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if average else {}
@@ -127,6 +129,8 @@ class Trainer:
             self.pending.append({"step": step, "round": round_, "objective": objective, **row})
             if len(self.pending) >= FLUSH_EVERY:
                 bar.set_postfix({objective: f"{self._flush():.4f}"})
+            if self.watch is not None:
+                self.watch(step + 1)
             if (step + 1) % self.save_every == 0 and step + 1 < len(order):
                 self._flush()
                 save_state(self.state, step + 1, self.key, weights, self.policy.optimizers)

@@ -49,6 +49,7 @@ from .report.grid import draw_grid, grid_classes
 from .rng import image_seed
 from .sampling import drawing, image_path, sample_folder, sample_latents
 from .scoring import describe, read_folder, score_reading
+from .snapshots import snapshot_folder, take_snapshot
 from .stage import Stage, preflight, raise_gate
 from .task import DiffusionTask
 from .trainer import Trainer, make_accelerator
@@ -257,7 +258,9 @@ def unlearn(
         config.runtime.save_every,
         config.unlearn.average,
         config.runtime.micro_batch,
+        partial(watch, config, model, output),
     )
+    watch(config, model, output, 0)
     if config.runtime.checkpointing:
         model.transformer.enable_gradient_checkpointing()
     trainer.run()
@@ -265,6 +268,15 @@ def unlearn(
     trainer.take_average()
     if method.keeps_weights:
         write_tensors(kept, dict(model.transformer.named_parameters()))
+
+
+def watch(config: ResolvedConfig, model: Model, output: Path, step: int) -> None:
+    """A snapshot before the first step and every ``runtime.snapshot_every`` steps."""
+    every = config.runtime.snapshot_every
+    if every is not None and step % every == 0 and not snapshot_folder(output, step).is_dir():
+        forget = [int(label) for label in config.forget]
+        other = next(label for label in model.classes if label not in forget)
+        take_snapshot(model, config, [*forget, other], output, step)
 
 
 def draw(config: ResolvedConfig, model: Model, stage: Stage, forget: list[int], output: Path) -> None:
