@@ -158,8 +158,8 @@ def pretrain(
     from .presets import base_values, resolve_pretrain
 
     given = {key: value for key, value in asked.items() if value}
-    values = merge(base_values(preset, config, "digits/pretrain"), merge(given, parse_words(settings)))
-    resolved = resolve_pretrain(values)
+    words = merge(given, parse_words(settings))
+    resolved = resolve_pretrain(base_values(preset, config, "digits/pretrain"), words)
     from .pretraining import pretrain as make
 
     about = make(resolved, output)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import os
-import urllib.error
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +13,12 @@ import torch
 
 from .classifier import load_instrument
 from .errors import NoModelError, UserError, nearest
+from .fetch import published_weights
 from .files import digest, file_digests
 from .model import find_source
+from .published import KNOWN, load_published
 
 INCEPTION = "inception-v3-compat"
-PUBLISHED = "6726825d"  # how the SHA-256 of the published Inception weights begins
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,10 @@ def find_extractor(name: str = INCEPTION, weights: str | None = None, device: st
     place = pick_device(device)
     if name == INCEPTION:
         return _inception(weights, place)
+    if name in KNOWN:
+        return _published(name, weights, place)
     if weights is not None:
-        raise UserError(f"--weights belongs to {INCEPTION}; {name!r} brings its own")
+        raise UserError(f"--weights belongs to {INCEPTION}, {' and '.join(KNOWN)}; {name!r} brings its own")
     for folder in (Path(name) / "model", Path(name)):
         if (folder / "classifier").is_dir():
             return _pack(folder, place)
@@ -78,7 +79,7 @@ def find_extractor(name: str = INCEPTION, weights: str | None = None, device: st
     try:
         return _pack(find_source(name), place)
     except NoModelError:
-        known = [INCEPTION, "digits", *FEATURE_EXTRACTORS_REGISTRY]
+        known = [INCEPTION, *KNOWN, "digits", *FEATURE_EXTRACTORS_REGISTRY]
         raise UserError(f"no extractor {name!r}{nearest(name, known)}; or give the folder of a pack or a run") from None
 
 
@@ -96,7 +97,7 @@ def pick_device(device: str) -> torch.device:
 def _pack(folder: Path, device: torch.device) -> Extractor:
     instrument = load_instrument(folder / "classifier")
     layout: Any = torch.channels_last  # the faster one for small convolutions
-    network = copy.deepcopy(instrument.network).to(device).to(memory_format=layout)
+    network: Any = copy.deepcopy(instrument.network).to(device).to(memory_format=layout)
     gate = instrument.gate
     gate = type(gate)(gate.bank.to(device), gate.mean.to(device), gate.std.to(device), gate.threshold)
 
@@ -108,11 +109,22 @@ def _pack(folder: Path, device: torch.device) -> Extractor:
     return Extractor(instrument.name, instrument.key, network.feature_layer, device, forward, tuple(instrument.classes))
 
 
+def _published(name: str, weights: str | None, device: torch.device) -> Extractor:
+    """A published classifier of ImageNet, without a gate: a run fits one on its own data."""
+    network = load_published(name, weights).to(device)
+
+    def forward(images: torch.Tensor, _: bool) -> Extracted:
+        logits, features = network(images)[:2]
+        return Extracted(features, logits)
+
+    return Extractor(name, network.key, network.feature_layer, device, forward, tuple(range(network.classes)))
+
+
 def _registered(name: str, cls: Any, device: torch.device) -> Extractor:
     if cls.__module__.startswith("torch_fidelity"):
         raise UserError(f"{name} loads its weights by unpickling them; use {INCEPTION} or register one of your own")
     layer = cls.get_default_feature_layer_for_metric("fid")
-    network = cls(name, [layer]).requires_grad_(False).eval().to(device)
+    network: Any = cls(name, [layer]).requires_grad_(False).eval().to(device)
     parts = [[key, value.cpu().numpy().tobytes()] for key, value in network.state_dict().items()]
     key = digest(name, layer, f"{cls.__module__}.{cls.__qualname__}", *(part for pair in parts for part in pair))
     return Extractor(name, key, layer, device, lambda images, _: Extracted(network(images)[0].float()))
@@ -129,19 +141,7 @@ def fetched_weights() -> Path:
     """The Inception weights in torch's hub cache, fetched if absent. Raises UserError saying where to put them."""
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    path = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[1]
-    if path.is_file():
-        return path
-    if os.environ.get("HF_HUB_OFFLINE") not in ("1", "ON", "YES", "TRUE"):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=PUBLISHED)
-            return path
-        except (OSError, urllib.error.URLError, RuntimeError):
-            pass
-    raise UserError(
-        f"the Inception weights are missing: fetch {URL_INCEPTION_V3} and put it at {path}, or give it with --weights"
-    )
+    return published_weights(URL_INCEPTION_V3, "the Inception weights", "give it with --weights")
 
 
 def load_inception(path: Path | None, device: torch.device) -> Extractor:

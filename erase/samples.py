@@ -7,21 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .config import RuntimeConfig, SampleConfig, as_mapping, build, differences, merge
+from .config import PROTOCOLS, SHORT, RuntimeConfig, SampleConfig, build, differences, merge, with_protocol
 from .errors import UserError, nearest
 from .files import read_json, write_json
 from .labels import find_class
 from .model import Model, load_model
 from .pictures import image_files
 from .precision import chosen
-from .sampling import sample_folder
+from .sampling import drawing, sample_folder
 from .trainer import check_runtime, make_accelerator
 
 MARK = "samples.json"
-PROTOCOLS = {
-    "fast": {"sampler": "dpm++", "steps": 25, "guidance_scale": 1.5},
-    "paper": {"sampler": "ancestral", "steps": 250, "guidance_scale": 1.5},  # of DiT and of what builds on it
-}
 
 
 def draw_samples(
@@ -59,7 +55,7 @@ def draw_samples(
     about = {
         "version": 1,
         "model": model.key(),
-        "protocol": {key: value for key, value in as_mapping(config).items() if key != "per_class"},
+        "protocol": drawing(config),
         "arithmetic": f"{model.device.type}, {chosen(runtime.precision, model.device)}",
     }
     check_mark(output, about)
@@ -78,7 +74,8 @@ def _config(model: Model, protocol: str | None, settings: Mapping[str, Any], per
         base = merge((model.pack or {}).get("protocol") or {}, PROTOCOLS[protocol])
     else:
         raise UserError(f"unknown protocol {protocol!r}{nearest(protocol, PROTOCOLS)}")
-    values = merge(base, settings)
+    named = {SHORT["sample"]: settings} if isinstance(settings, str) else settings
+    values = merge(base, with_protocol(named))
     config: SampleConfig = build(SampleConfig, values, "sample")
     if per_class is not None and per_class < 1:
         raise UserError(f"per_class must be at least 1, not {per_class}")
