@@ -52,12 +52,11 @@ from .presets import config_hash, family_of, load_yaml, output_folder, resolve, 
 from .report.card import model_card
 from .report.grid import draw_grid, grid_classes
 from .rng import image_seed
+from .saliency import FISHER_BATCH
 from .sampling import image_path, sample_folder, sample_latents
 from .scoring import describe, nearest_classes, read_folder, real_features, score_reading
 from .task import DiffusionTask
 from .trainer import Trainer, check_runtime, make_accelerator
-
-FISHER_BATCH = 64
 
 
 def run(request: RunConfig, words: Mapping[str, Any] | None = None) -> dict[str, Any]:
