@@ -19,6 +19,7 @@ import yaml
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from .ahead import ahead
 from .classifier import Instrument, load_instrument
 from .compiled import check_compile, compiled
 from .config import ResolvedConfig, RunConfig, SampleConfig, as_mapping, changes
@@ -237,6 +238,7 @@ def prepare(
     task = DiffusionTask(module, Schedule(), model.classes, forget, model.null_label)
     method = find_method(config.method.name)(config.method, task)
     seed = 0 if method.per_model else config.seed
+    part = min(config.runtime.micro_batch or FISHER_BATCH, FISHER_BATCH)
 
     def batches(source: str | LatentSet, samples: int) -> Iterator[Batch]:
         size = min(FISHER_BATCH, samples)
@@ -244,8 +246,8 @@ def prepare(
             stream = split.beforehand(source, seed, size)
         else:
             stream = split.stream(source, "precompute", seed, size)
-        for step in range(math.ceil(samples / size)):
-            yield stream.batch(step).to(accelerator.device)
+        for _, batch in ahead(stream.batch, range(math.ceil(samples / size)), threads=1):
+            yield from batch.to(accelerator.device).parts(part)
 
     def make() -> dict[str, torch.Tensor]:
         replay = partial(replay_set, model, config.sample, precision=config.runtime.precision)
@@ -257,6 +259,7 @@ def prepare(
         shaped = [] if method.per_model else [sorted(forget), seed]
         protocol, data = (as_mapping(config.sample), "") if method.per_model else ({}, split.key)
         how = arithmetic(model, config.runtime.precision)
+        how += [f"parts of {part}"] if part < FISHER_BATCH else []
         key = digest(method.name, options, shaped, protocol, model.key(), data, *how)
         kept = cache_folder("precomputed") / f"{method.name}-{key}.safetensors"
         tensors = once(kept, make)
