@@ -15,6 +15,8 @@ from torch import nn
 
 from .compiled import is_compiled
 
+FISHER_BATCH = 64
+
 PerSampleLoss = Callable[[Any], torch.Tensor]
 Tensors = dict[str, torch.Tensor]
 

@@ -164,9 +164,10 @@ class Trainer:
     def _prepare(self, numbers: Mapping[str, int]) -> dict[str, Batch]:
         """The batches of these numbers. A copy to a GPU from page-locked memory does not wait for the GPU's work."""
         batches = {side: self.streams[side].batch(number) for side, number in numbers.items()}
-        if self.accelerator.device.type != "cuda":
+        device = next(iter(self.parameters.values())).device
+        if device.type != "cuda":
             return batches
-        with torch.cuda.device(self.accelerator.device):  # the current device is a thread's own
+        with torch.cuda.device(device):  # the current device is a thread's own
             return {side: batch.pinned() for side, batch in batches.items()}
 
     def step(self, round_: int, objective: str, batch: Batch) -> dict[str, Any]:

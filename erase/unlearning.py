@@ -19,6 +19,7 @@ import yaml
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from .ahead import ahead
 from .compiled import compiled
 from .config import ResolvedConfig, RunConfig, SampleConfig, as_mapping, changes
 from .data.latents import Batch, LatentSet, fixed_latents
@@ -48,14 +49,13 @@ from .presets import config_hash, family_of, load_yaml, output_folder, resolve, 
 from .report.card import model_card
 from .report.grid import draw_grid, grid_classes
 from .rng import image_seed
+from .saliency import FISHER_BATCH
 from .sampling import drawing, image_path, sample_folder, sample_latents
 from .scoring import describe, read_folder, score_reading
 from .snapshots import snapshot_folder, take_snapshot
 from .stage import Stage, preflight, raise_gate
 from .task import DiffusionTask
 from .trainer import Trainer, make_accelerator
-
-FISHER_BATCH = 64
 
 
 def run(request: RunConfig, words: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -191,6 +191,7 @@ def prepare(
     task = DiffusionTask(module, Schedule(), model.classes, forget, model.null_label)
     method = find_method(config.method.name)(config.method, task)
     seed = 0 if method.per_model else config.seed
+    part = min(config.runtime.micro_batch or FISHER_BATCH, FISHER_BATCH)
 
     def batches(source: str | LatentSet, samples: int) -> Iterator[Batch]:
         size = min(FISHER_BATCH, samples)
@@ -198,8 +199,8 @@ def prepare(
             stream = split.beforehand(source, seed, size)
         else:
             stream = split.stream(source, "precompute", seed, size)
-        for step in range(math.ceil(samples / size)):
-            yield stream.batch(step).to(accelerator.device)
+        for _, batch in ahead(stream.batch, range(math.ceil(samples / size)), threads=1):
+            yield from batch.to(accelerator.device).parts(part)
 
     def make() -> dict[str, torch.Tensor]:
         replay = partial(replay_set, model, config.sample, precision=config.runtime.precision)
@@ -211,6 +212,7 @@ def prepare(
         shaped = [] if method.per_model else [sorted(forget), seed]
         protocol, data = (drawing(config.sample), "") if method.per_model else ({}, split.key)
         how = arithmetic(model, config.runtime.precision)
+        how += [f"parts of {part}"] if part < FISHER_BATCH else []
         key = digest(method.name, options, shaped, protocol, model.key(), data, *how)
         kept = cache_folder("precomputed") / f"{method.name}-{key}.safetensors"
         tensors = once(kept, make)
