@@ -15,17 +15,24 @@ _HOMES = {
     "PretrainConfig": "config",
     "RunConfig": "config",
     "UserError": "errors",
+    "fid": "fidelity",
     "load_model": "model",
     "pretrain": "pretraining",
     "run": "unlearning",
     "sample": "sampling",
     "save_model": "model",
+    "score": "evaluation",
 }
-__all__ = ["Model", "PretrainConfig", "RunConfig", "UserError", "load_model", "pretrain", "run", "sample", "save_model"]
+__all__ = [
+    "Model", "PretrainConfig", "RunConfig", "UserError", "fid", "load_model", "pretrain", "run", "sample", "save_model",
+    "score",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from .config import PretrainConfig, RunConfig
     from .errors import UserError
+    from .evaluation import score
+    from .fidelity import fid
     from .model import Model, load_model, save_model
     from .pretraining import pretrain
     from .sampling import sample

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,18 @@ GROUPS = 8
 EXACT = "donot_use_mm_for_euclid_dist"  # the other algorithm depends on the batch size
 
 
-class Classifier(nn.Module):
+class Network(nn.Module):
+    """A classifier of RGB uint8 images, n x 3 x H x W (0..255): logits (n x classes), the layer ``feature_layer``
+    (n x d), and what the image gate measures distances in (n x e)."""
+
+    feature_layer: str
+
+    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        result: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = super().__call__(images)
+        return result
+
+
+class Classifier(Network):
     """A small convolutional network over RGB uint8 images.
 
     ``forward`` maps n x 3 x H x W uint8 (0..255) to logits (n x classes), the layer ``features`` (n x features) and the
@@ -47,9 +59,17 @@ class Classifier(nn.Module):
         self.head = nn.Linear(features, classes)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        features, middle = self.layers(images)
+        return self.head(features), features, self.pooled(middle)
+
+    def layers(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The layer ``features``, and the whole layer ``middle`` (n x 2 width x H/4 x W/4)."""
         middle = self.middle(self.stem(images.float() / 127.5 - 1.0))
-        features = self.features(self.top(middle))
-        return self.head(features), features, F.adaptive_avg_pool2d(middle, GATE_POOL).flatten(1)
+        return self.features(self.top(middle)), middle
+
+    def pooled(self, middle: torch.Tensor) -> torch.Tensor:
+        """What the gate measures distances in."""
+        return F.adaptive_avg_pool2d(middle, GATE_POOL).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -74,6 +94,9 @@ class Gate:
             .values.mean(1)
         )
 
+    def to(self, device: torch.device) -> Gate:
+        return Gate(self.bank.to(device), self.mean.to(device), self.std.to(device), self.threshold)
+
     @staticmethod
     def fit(train: torch.Tensor, held_out: torch.Tensor, keep: float) -> Gate:
         """The gate over ``train`` features (m x d) that keeps the share ``keep`` of ``held_out`` ones."""
@@ -92,10 +115,18 @@ class Reading:
     features: np.ndarray
 
 
+def exact(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """A context without the coarser rounding that a GPU's convolutions have by default."""
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    flags: contextlib.AbstractContextManager[Any] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return flags
+
+
 class Instrument:
     """A loaded classifier with its gate. ``name`` tells it apart in results, ``key`` changes with its content."""
 
-    def __init__(self, network: Classifier, gate: Gate, classes: list[int], name: str, key: str) -> None:
+    def __init__(self, network: Network, gate: Gate, classes: list[int], name: str, key: str) -> None:
         self.network, self.gate, self.classes, self.name, self.key = network.eval(), gate, classes, name, key
 
     @torch.no_grad()
@@ -103,26 +134,30 @@ class Instrument:
         """Reads batches of uint8 images, n x 3 x H x W."""
         answered, passed, features = [], [], []
         ids = torch.tensor(self.classes)
+        device = next(self.network.parameters()).device
+        gate = self.gate.to(device)
         for images in batches:
             if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
                 raise ValueError(f"expected uint8 n x 3 x H x W, got {images.dtype} {tuple(images.shape)}")
-            logits, feature, middle = self.network(images)
-            answered.append(ids[logits.argmax(1)].numpy())
-            passed.append((self.gate.distance(middle) <= self.gate.threshold).numpy())
-            features.append(feature.numpy())
+            with exact(device):
+                logits, feature, middle = self.network(images.to(device))
+            answered.append(ids[logits.argmax(1).cpu()].numpy())
+            passed.append((gate.distance(middle) <= gate.threshold).cpu().numpy())
+            features.append(feature.cpu().numpy())
         return Reading(np.concatenate(answered), np.concatenate(passed), np.concatenate(features))
 
 
 def save_instrument(instrument: Instrument, folder: Path, kept: dict[str, float]) -> None:
     """classifier/: weights, gate, and a config that names the feature layer and what the gate keeps."""
-    gate = instrument.gate
-    write_tensors(folder / "model.safetensors", dict(instrument.network.state_dict()))
+    gate, network = instrument.gate, instrument.network
+    assert isinstance(network, Classifier)
+    write_tensors(folder / "model.safetensors", dict(network.state_dict()))
     write_tensors(folder / "gate.safetensors", {"bank": gate.bank, "mean": gate.mean, "std": gate.std})
     about: dict[str, Any] = {
         "architecture": "Classifier",
-        "settings": instrument.network.settings,
+        "settings": network.settings,
         "classes": instrument.classes,
-        "feature_layer": Classifier.feature_layer,
+        "feature_layer": network.feature_layer,
         "gate": {"layer": "middle", "pool": GATE_POOL, "neighbours": NEIGHBOURS, "threshold": gate.threshold, **kept},
     }
     write_json(folder / "config.json", about)
@@ -133,7 +168,8 @@ def load_instrument(folder: Path) -> Instrument:
     if not (folder / "config.json").is_file():
         raise UserError(f"no classifier at {folder}; score.allow_missing=true runs without scores")
     about = read_json(folder / "config.json")
-    network = Classifier(**about["settings"])
+    with torch.random.fork_rng(devices=[]):  # first weights, to be overwritten, come from the global generator
+        network = Classifier(**about["settings"])
     tensors = read_tensors(folder / "gate.safetensors")
     try:
         network.load_state_dict(read_tensors(folder / "model.safetensors"))

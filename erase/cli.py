@@ -90,10 +90,13 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @cli.command()
 @_model_options
 @click.option("--dry-run", is_flag=True, help="Print the resolved config and what is missing, and stop.")
+@click.option("--snapshot-every", type=click.IntRange(1), metavar="N", help="Draw a few images every N steps.")
 @AS_JSON
 @DEBUG
 @SETTINGS
-def run(settings: tuple[str, ...], as_json: bool, debug: bool, dry_run: bool, **asked: Any) -> None:
+def run(
+    settings: tuple[str, ...], as_json: bool, debug: bool, dry_run: bool, snapshot_every: int | None, **asked: Any
+) -> None:
     """Make a model forget classes, then sample and score it beside the original.
 
     \b
@@ -102,10 +105,12 @@ def run(settings: tuple[str, ...], as_json: bool, debug: bool, dry_run: bool, **
 
     Run the same command again to continue a stopped run.
     """
-    from .config import RunConfig, parse_words
+    from .config import RunConfig, merge, parse_words
 
     request = RunConfig(**asked)
     words = parse_words(settings)
+    if snapshot_every is not None:
+        words = merge(words, {"runtime": {"snapshot_every": snapshot_every}})
     if dry_run:
         from .dryrun import dry_run as describe
 
@@ -153,8 +158,8 @@ def pretrain(
     from .presets import base_values, resolve_pretrain
 
     given = {key: value for key, value in asked.items() if value}
-    values = merge(base_values(preset, config, "digits/pretrain"), merge(given, parse_words(settings)))
-    resolved = resolve_pretrain(values)
+    words = merge(given, parse_words(settings))
+    resolved = resolve_pretrain(base_values(preset, config, "digits/pretrain"), words)
     from .pretraining import pretrain as make
 
     about = make(resolved, output)
@@ -237,3 +242,119 @@ def table(config: str, as_json: bool, debug: bool, output: str, **asked: Any) ->
         return 0
     click.echo(f"erase: {len(content['failed'])} cells failed; the same command tries them again", err=True)
     return 1
+
+
+@cli.command()
+@click.argument("sources", metavar="DIR...", nargs=-1, required=True)
+@click.option("--reference", required=True, metavar="REF", help="Images, a statistics file, ADM's .npz, or digits.")
+@click.option("--extractor", metavar="NAME", help="A pack, its folder, a run.  [default: inception-v3-compat]")
+@click.option("--weights", metavar="FILE", help="Inception's weights, if not in torch's hub cache.")
+@click.option("--output", "-o", metavar="FILE", help="JSON lines; what is there is not computed again.")
+@click.option("--save-reference", metavar="FILE", help="Also write the reference's statistics (.safetensors).")
+@click.option("--batch", type=click.IntRange(1), help="Images at a time.  [default: 64; 256 on a GPU]")
+@click.option("--size", type=click.IntRange(1), help="Centre-crop every image to this side, as ADM does.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@AS_JSON
+@DEBUG
+def fid(sources: tuple[str, ...], as_json: bool, debug: bool, **asked: Any) -> None:
+    """Frechet distances of many folders of images to one reference.
+
+    \b
+    erase fid samples-a samples-b --reference real --output fid.jsonl
+    erase fid runs/* --reference digits --extractor digits
+    erase fid samples.npz --reference VIRTUAL_imagenet256_labeled.npz
+
+    DIR is a folder of images, an .npz of uint8 images, or a run folder (its original and erased samples of the retained
+    classes). Run the same command again to continue.
+    """
+    from .fidelity import fid as measure
+    from .fidelity import fid_table
+
+    given = {key: value for key, value in asked.items() if value is not None}
+    rows = measure(list(sources), **given)
+    click.echo(json.dumps(rows, indent=2) if as_json else f"\n{fid_table(rows)}")
+
+
+@cli.command()
+@click.argument("sources", metavar="RUN|DIR...", nargs=-1, required=True)
+@click.option("--metrics", metavar="NAME,...", help="fid, kid, isc, prc, fa, ra, ...  [default: all that can be had]")
+@click.option("--reference", metavar="REF", help="As for erase fid.  [default: a run's own data]")
+@click.option("--extractor", metavar="NAME", help="As for erase fid.  [default: a run's own classifier]")
+@click.option("--forget", "-f", multiple=True, metavar="CLASS", help="Forgotten class of a folder that is no run.")
+@click.option("--bootstrap", type=click.IntRange(0), help="Resamples for an interval; 0 for none.  [default: 100]")
+@click.option("--weights", metavar="FILE", help="Inception's weights, if not in torch's hub cache.")
+@click.option("--batch", type=click.IntRange(1), help="Images at a time.  [default: 64; 256 on a GPU]")
+@click.option("--size", type=click.IntRange(1), help="Centre-crop every image to this side, as ADM does.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@AS_JSON
+@DEBUG
+def score(sources: tuple[str, ...], as_json: bool, debug: bool, **asked: Any) -> None:
+    """Metrics of images that are there, with intervals; nothing is computed twice.
+
+    \b
+    erase score runs/digits-3-sfron-dual-s0
+    erase score runs/* --metrics fid,kid,fa,neighbours
+    erase score samples --reference real --metrics fid,kid,prc
+    """
+    from .evaluation import score as measure
+    from .report.scores import score_table
+
+    given = {key: value for key, value in asked.items() if value is not None}
+    rows = measure(list(sources), **given)
+    click.echo(json.dumps(rows, indent=2) if as_json else f"\n{score_table(rows)}")
+
+
+@cli.command()
+@click.argument("source", metavar="SRC")
+@click.option("--output", "-o", required=True, metavar="DIR", help="Folder of the images, CLASS/NUMBER.png.")
+@click.option("--classes", default="all", show_default=True, metavar="C,C", help="Classes, by index or name.")
+@click.option("--exclude", default="", metavar="C,C", help="Classes to leave out.")
+@click.option("--per-class", type=click.IntRange(1), help="Images a class.  [default: the pack's own]")
+@click.option("--protocol", metavar="NAME", help="fast (25 steps) or paper (250 steps).  [default: the pack's own]")
+@AS_JSON
+@DEBUG
+@SETTINGS
+def sample(
+    source: str, settings: tuple[str, ...], as_json: bool, debug: bool, classes: str, exclude: str, **asked: Any
+) -> None:
+    """Draw images of any classes from any saved model: a pack, a pipeline folder, or a run.
+
+    \b
+    erase sample digits --output samples --per-class 500
+    erase sample runs/digits-3-sfron-dual-s0 --output more --classes 3 --protocol paper
+    erase sample digits --output strong sample.guidance_scale=4
+
+    Images that are there are kept: the same command continues, or adds classes and images.
+    """
+    from .config import parse_words
+    from .samples import draw_samples
+
+    wanted: Any = "all" if classes == "all" else [word for word in classes.split(",") if word.strip()]
+    without = [word for word in exclude.split(",") if word.strip()]
+    about = draw_samples(source, classes=wanted, exclude=without, words=parse_words(settings), **asked)
+    shown = ", ".join(str(label) for label in about["classes"])
+    line = f"{about['output']}: {about['per_class']} images of each class ({shown})"
+    click.echo(json.dumps(about, indent=2) if as_json else f"\n{line}")
+
+
+@cli.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@click.option("--output", "-o", required=True, metavar="FILE", help="The PNG to write.")
+@click.option(
+    "--kind",
+    type=click.Choice(["runs", "guidance", "fading"]),
+    default="runs",
+    show_default=True,
+    help="Runs side by side; one run's forgotten class over guidance scales; or over the steps (--snapshot-every).",
+)
+@DEBUG
+def grid(runs: tuple[str, ...], output: str, kind: str, debug: bool) -> None:
+    """Draw finished runs before and after, side by side.
+
+    \b
+    erase grid runs/digits-3-sfron-dual-s0 runs/digits-3-salun-dual-s0 --output both.png
+    erase grid runs/digits-3-sfron-dual-s0 --kind guidance --output guidance.png
+    """
+    from .report.compare import draw
+
+    click.echo(draw(kind, runs, output))

@@ -18,7 +18,13 @@ import yaml
 from .errors import UserError, nearest
 
 Section = Mapping[str, Any]
-SHORT = {"model": "source", "data": "source", "method": "name", "optimizer": "policy"}  # a plain value's key
+SHORT = {"model": "source", "data": "source", "method": "name", "optimizer": "policy", "sample": "protocol"}
+# the key that a section's plain value stands for
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "fast": {"sampler": "dpm++", "steps": 25, "guidance_scale": 1.5},
+    "paper": {"sampler": "ancestral", "steps": 250, "guidance_scale": 1.5},  # of DiT and of what builds on it
+}
+CLASSIFIERS = ("pack", "resnet34", "convnext_tiny")
 
 
 def setting(
@@ -113,8 +119,17 @@ class UnlearnConfig:
 
 @dataclass(frozen=True)
 class SampleConfig:
+    """In presets and on the command line also ``protocol``, a name that stands for a sampler, steps and guidance: see
+    :func:`with_protocol`."""
+
     seed: int = setting(0, "seed of the images, apart from the seed of unlearning", low=0)
     per_class: int = setting(100, "images a class", low=2)
+    retain_total: int | None = setting(
+        None, "images of all retained classes together, as many of each as can be; default: per_class of each", low=2
+    )
+    retain_classes: tuple[str, ...] | None = setting(
+        None, "the retained classes to draw; default: all, of ImageNet's those that the data has images of"
+    )
     steps: int = setting(20, "sampler steps", low=1, high=1000)
     guidance_scale: float = setting(1.5, "classifier-free guidance; 1 is none", low=0.0)
     guidance_channels: str = setting(
@@ -128,6 +143,24 @@ class SampleConfig:
 class ScoreConfig:
     allow_missing: bool = setting(False, "turn a missing classifier, extractor or reference into a null, not an error")
     bootstrap: int = setting(100, "resamples for the interval of a Frechet distance; 0 for none", low=0)
+    classifier: str | None = setting(
+        None,
+        "pack: the model's own; resnet34, convnext_tiny: torchvision's, of ImageNet; default: the model's own, else "
+        "resnet34 for ImageNet's classes",
+        choices=CLASSIFIERS,
+    )
+    classifier_weights: str | None = setting(
+        None, "file of a named classifier's weights (.pth, .safetensors); default: torchvision's, in torch's hub cache"
+    )
+    gate_images: int = setting(
+        10000,
+        "real images of all classes, as many of each as can be, on which a named classifier's image gate is fitted; "
+        "the forgotten and the nearest classes add theirs",
+        low=8,
+    )
+    reference_images: int | None = setting(
+        None, "real images of the retained classes to compare with, as many of each as can be; default: all", low=2
+    )
 
 
 @dataclass(frozen=True)
@@ -144,6 +177,7 @@ class RuntimeConfig:
     threads: int | None = setting(None, "CPU threads; default: torch's own choice", low=1)
     deterministic: bool = setting(False, "bit-exact arithmetic on a GPU too, slower")
     save_every: int = setting(500, "steps between saved states", low=1)
+    snapshot_every: int | None = setting(None, "steps between a few images drawn on the way (snapshots/)", low=1)
     keep_state: bool = setting(False, "keep state/ when the run is complete")
     tracker: str | None = setting(None, "also log to this", choices=("tensorboard", "wandb"))
 
@@ -153,8 +187,9 @@ class RunConfig:
     """What ``erase run`` is asked to do. Sections are mappings over the preset's values; see ``configs/``.
 
     ``forget``: classes by index or name. ``model``, ``data``: a source, or the section as a mapping. ``method``,
-    ``optimizer``: a name, or the section. ``preset`` defaults to ``<model family>/<method>-<policy>``; ``config`` is a
-    YAML file of one's own in its place. ``output`` defaults to ``runs/<model>-<classes>-<method>-<policy>-s<seed>``.
+    ``optimizer``, ``sample``: a name, or the section. ``preset`` defaults to ``<model family>/<method>-<policy>``;
+    ``config`` is a YAML file of one's own in its place. ``output`` defaults to
+    ``runs/<model>-<classes>-<method>-<policy>-s<seed>``.
     """
 
     forget: Sequence[str | int]
@@ -167,7 +202,7 @@ class RunConfig:
     seed: int | None = None
     output: str | None = None
     unlearn: Section | None = None
-    sample: Section | None = None
+    sample: str | Section | None = None
     score: Section | None = None
     runtime: Section | None = None
 
@@ -384,6 +419,20 @@ def merge(base: Section, over: Section) -> dict[str, Any]:
             value = merge(below, value)
         result[key] = value
     return result
+
+
+def with_protocol(sample: Section) -> dict[str, Any]:
+    """A ``sample`` section with its ``protocol``, if it names one, written out; values beside the name win.
+
+    Raises UserError for an unknown name.
+    """
+    values = dict(sample)
+    name = values.pop("protocol", None)
+    if name is None:
+        return values
+    if name not in PROTOCOLS:
+        raise UserError(f"unknown sample.protocol {name!r}{nearest(str(name), PROTOCOLS)}")
+    return {**PROTOCOLS[name], **values}
 
 
 def parse_words(words: Sequence[str]) -> dict[str, Any]:

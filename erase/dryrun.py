@@ -17,7 +17,9 @@ from .labels import find_forget
 from .memory import device_memory, predict, told
 from .precision import chosen
 from .presets import output_folder, resolve, with_classes
+from .published import weights_file
 from .sources import HUB, find_source, find_vae, hub_config, missing_weights, read_config, read_labels
+from .stage import classifier_name
 
 STAND_IN = "digits"
 
@@ -32,16 +34,19 @@ def dry_run(request: RunConfig, words: Mapping[str, Any], as_json: bool) -> str:
         config = resolve(request, words, STAND_IN)
         missing.append(f"preset: the model's family is not known yet; shown over the one of {STAND_IN}")
     source = config.model.source
+    root: Path | None
     labels, shape = (class_names(), hub_config(source)) if source in HUB else ({}, {})
     try:
         root = find_source(source, download=False)
-        missing += _missing(root, config)
         if root.is_file() or any((root / name).is_file() for name in ("erase.json", "transformer/config.json")):
             labels = read_labels(root)
+        missing += _missing(root, config)
         if root.is_file() or (root / "transformer" / "config.json").is_file():
             shape = read_config(root, config.model.num_heads)
     except NoModelError as error:
         missing.append(str(error))
+        root = None
+    missing += _missing_classifier(root, config, labels)
     if labels:
         forget = find_forget(config.forget, labels)
         config = with_classes(config, forget)
@@ -69,8 +74,6 @@ def _missing(root: Path, config: ResolvedConfig) -> list[str]:
         found.append("VAE: an original checkpoint holds none; give one with model.vae=FOLDER")
     if root.is_dir():
         found = [f"transformer: no {path}" for path in missing_weights(root / "transformer")]
-        wanted = [root / "classifier" / name for name in ("config.json", "model.safetensors", "gate.safetensors")]
-        found += [f"classifier: no {path}" for path in wanted if not path.is_file()]
     if config.model.vae is not None:
         try:
             found += [f"VAE: no {path}" for path in missing_weights(find_vae(config.model.vae, download=False))]
@@ -85,3 +88,20 @@ def _missing(root: Path, config: ResolvedConfig) -> list[str]:
     elif data != "digits" and not Path(data).is_dir():
         found.append(f"data: no {data}")
     return found
+
+
+def _missing_classifier(root: Path | None, config: ResolvedConfig, labels: Mapping[int, str]) -> list[str]:
+    if config.score.allow_missing:
+        return []
+    folder = root if root is not None and root.is_dir() else None
+    name = classifier_name(config, labels, folder)
+    if name != "pack":
+        try:
+            weights_file(name, config.score.classifier_weights, download=False)
+        except UserError as error:
+            return [f"classifier: {error}"]
+        return []
+    if folder is None:
+        return []
+    wanted = [folder / "classifier" / file for file in ("config.json", "model.safetensors", "gate.safetensors")]
+    return [f"classifier: no {path}" for path in wanted if not path.is_file()]

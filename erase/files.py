@@ -137,6 +137,13 @@ def digest(*parts: Any) -> str:
     return total.hexdigest()[:16]
 
 
+def relative_names(root: Path, files: Sequence[Path]) -> list[str]:
+    """Each file's path from ``root`` on."""
+    front = os.path.join(root, "")  # cutting strings is ten times faster than Path.relative_to
+    names = (str(file) for file in files)
+    return [name[len(front) :] if name.startswith(front) else os.path.relpath(name, root) for name in names]
+
+
 def file_digests(root: Path, files: Sequence[Path]) -> list[str]:
     """:func:`digest` of each file under ``root``; a file of known size and time of change is not read again."""
     path = cache_folder("digests") / f"{digest(str(root.resolve()))}.json"
@@ -145,8 +152,8 @@ def file_digests(root: Path, files: Sequence[Path]) -> list[str]:
         with contextlib.suppress(UserError):  # a damaged one is made anew
             known = read_json(path)
     found, settled, now = {}, dict(known), time.time_ns()
-    for file in files:
-        name, about = str(file.relative_to(root)), file.stat()
+    for name, file in zip(relative_names(root, files), files, strict=True):
+        about = os.stat(file)
         stamp = [about.st_size, about.st_mtime_ns]
         held = known.get(name)
         found[name] = held[2] if held and held[:2] == stamp else digest(file)
@@ -154,7 +161,8 @@ def file_digests(root: Path, files: Sequence[Path]) -> list[str]:
         if now - about.st_mtime_ns > SETTLED:
             settled[name] = [*stamp, found[name]]
     if settled != known:
-        write_json(path, settled)
+        with replacing(path, sync=False) as temporary:
+            temporary.write_text(json.dumps(settled), encoding="utf-8")
     return list(found.values())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from .config import SHORT, PretrainConfig, ResolvedConfig, RunConfig, build, changed, merge
+from .config import SHORT, PretrainConfig, ResolvedConfig, RunConfig, build, changed, merge, with_protocol
 from .errors import UserError, nearest
 from .files import digest, read_json, shipped
 from .methods import Method, find_method, refusal
@@ -64,7 +64,7 @@ def resolve(
     for section in SECTIONS:
         value = getattr(request, section)
         if value is not None:
-            asked[section] = {SHORT[section]: value} if isinstance(value, str) and section in SHORT else value
+            asked[section] = value
     asked = merge(_written_out(asked), _written_out(words or {}))
     base = _written_out(_base(request, asked, family, download))
     wanted = asked.get("method", {}).get("name")
@@ -101,14 +101,24 @@ def _check_update(method: type[Method], config: ResolvedConfig) -> None:
 
 
 def _written_out(values: Mapping[str, Any]) -> dict[str, Any]:
-    """``method: sfron`` as ``method: {name: sfron}``. Raises UserError for a section that is neither."""
+    """``method: sfron`` as ``method: {name: sfron}``, and a sampling protocol's name as its values.
+
+    Raises UserError for a section that is neither a mapping nor such a name.
+    """
     result = dict(values)
     for section in SECTIONS:
         if isinstance(result.get(section), str) and section in SHORT:
             result[section] = {SHORT[section]: result[section]}
         if not isinstance(result.get(section, {}), Mapping):
             raise UserError(f"config: {section} must be a section or a name, not {result[section]!r}")
-    return result
+    return _protocol_written_out(result)
+
+
+def _protocol_written_out(values: Mapping[str, Any]) -> dict[str, Any]:
+    sample = values.get("sample")
+    if isinstance(sample, str):
+        sample = {SHORT["sample"]: sample}
+    return {**values, "sample": with_protocol(sample)} if isinstance(sample, Mapping) else dict(values)
 
 
 def _base(request: RunConfig, asked: Mapping[str, Any], family: str | None, download: bool) -> dict[str, Any]:
@@ -133,8 +143,10 @@ def base_values(preset: str | None, config: str | None, default: str) -> dict[st
     return load_preset(preset or default)
 
 
-def resolve_pretrain(values: Mapping[str, Any]) -> PretrainConfig:
-    config: PretrainConfig = build(PretrainConfig, values)
+def resolve_pretrain(values: Mapping[str, Any], words: Mapping[str, Any] | None = None) -> PretrainConfig:
+    """A recipe's values under the words of the command line."""
+    layers = _protocol_written_out(values), _protocol_written_out(words or {})
+    config: PretrainConfig = build(PretrainConfig, merge(*layers))
     return config
 
 

@@ -233,6 +233,7 @@ def make_instruments(
         if source.vae is None or source.folder is None:
             raise UserError(f"{config.instruments} holds no VAE and classifier to take")
         vae, network = source.vae, load_instrument(source.folder / "classifier").network
+        assert isinstance(network, Classifier)
     else:
         vae = train_vae(images, config.vae, config, work / "vae.safetensors", key)
         network = train_classifier(images, config.classifier, config, work / "classifier.safetensors", key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .ahead import ahead
-from .config import SampleConfig
+from .config import SampleConfig, as_mapping
 from .errors import UserError
 from .files import replacing
 from .model import NO_VAE, SCHEDULER, Model
@@ -21,6 +21,7 @@ from .rng import image_seed
 
 DECODE_BATCH = 100
 WRITERS = 2  # threads that pack image files
+DECODE_PIXELS = 64 * 256 * 256  # decoded at once: the VAE's activations are some thousand bytes a pixel
 
 
 def make_scheduler(sampler: str) -> Any:
@@ -156,7 +157,8 @@ def decode(model: Model, latents: torch.Tensor) -> torch.Tensor:
     if model.vae is None:
         raise UserError(NO_VAE)
     images = []
-    for part in latents.split(DECODE_BATCH):
+    batch = max(1, min(DECODE_BATCH, DECODE_PIXELS // model.image_size**2))
+    for part in latents.split(batch):
         pixels = model.vae.decode(part / model.vae.config.scaling_factor).sample
         pixels = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
         images.append(pixels.permute(0, 2, 3, 1).cpu())
@@ -194,34 +196,54 @@ def image_path(folder: Path, label: int, number: int) -> Path:
 
 
 def sample_folder(
-    model: Model, folder: Path, config: SampleConfig, classes: Sequence[int], title: str, precision: str = "auto"
+    model: Model,
+    folder: Path,
+    config: SampleConfig,
+    classes: Sequence[int] | Mapping[int, int],
+    title: str,
+    precision: str = "auto",
 ) -> None:
-    """Fills ``folder/CCCC/IIIII.png`` with ``config.per_class`` images of each class; blocks already there are kept.
+    """Fills ``folder/CCCC/IIIII.png`` with ``config.per_class`` images of each class, or as many as ``classes`` says.
 
-    A block is ``config.block`` consecutive images of one class, so a file depends on the class and its number alone.
+    Files already there are kept. A file depends on the class, its number and its block's other images alone.
     """
-    protocol = (config.guidance_scale, config.steps, config.sampler, precision, config.guidance_channels)
-    blocks = [
-        (label, range(start, min(start + config.block, config.per_class)))
-        for label in classes
-        for start in range(0, config.per_class, config.block)
-    ]
+    how = (config.guidance_scale, config.steps, config.sampler, precision, config.guidance_channels)
+    counts = classes if isinstance(classes, Mapping) else dict.fromkeys(classes, config.per_class)
 
     def missing() -> Iterator[tuple[list[Path], np.ndarray]]:
-        for label, numbers in blocks:
-            paths = [image_path(folder, label, number) for number in numbers]
+        for block in blocks(counts, config.block, config.retain_total is not None):
+            paths = [image_path(folder, label, number) for label, number in block]
             if all(path.is_file() for path in paths):
                 bar.update(len(paths))
                 continue
-            seeds = [image_seed(config.seed, label, number) for number in numbers]
-            yield paths, sample(model, [label] * len(seeds), seeds, *protocol)
+            seeds = [image_seed(config.seed, label, number) for label, number in block]
+            yield paths, sample(model, [label for label, _ in block], seeds, *how)
 
-    with tqdm(total=len(classes) * config.per_class, desc=title, unit="image") as bar:
+    with tqdm(total=sum(counts.values()), desc=title, unit="image") as bar:
         for (paths, _), _ in ahead(_write_images, missing(), WRITERS):  # files are packed while the next are drawn
             bar.update(len(paths))
 
 
 def _write_images(block: tuple[list[Path], np.ndarray]) -> None:
     for path, image in zip(*block, strict=True):
-        with replacing(path, sync=False) as temporary:
-            Image.fromarray(image).save(temporary)
+        if not path.is_file():
+            with replacing(path, sync=False) as temporary:
+                Image.fromarray(image).save(temporary)
+
+
+def blocks(counts: Mapping[int, int], size: int, across: bool) -> list[list[tuple[int, int]]]:
+    """The images that are made together: ``size`` consecutive ones of one class, or ``across`` classes.
+
+    Each is a class and a number. A thousand classes of ten images each would else be a thousand small batches.
+    """
+    queues = [[(label, number) for number in range(count)] for label, count in counts.items()]
+    if across:
+        queues = [[image for queue in queues for image in queue]]
+    return [queue[start : start + size] for queue in queues for start in range(0, len(queue), size)]
+
+
+def drawing(config: SampleConfig) -> dict[str, Any]:
+    """Of a protocol what an image's pixels depend on: all but how many are drawn."""
+    counted = ("per_class", "retain_total", "retain_classes")
+    across = {"across": True} if config.retain_total is not None else {}
+    return {**{key: value for key, value in as_mapping(config).items() if key not in counted}, **across}

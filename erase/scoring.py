@@ -40,12 +40,20 @@ def nearest_classes(features: np.ndarray, labels: np.ndarray, forget: Sequence[i
 
 
 def read_folder(
-    instrument: Instrument, folder: Path, classes: Sequence[int], per_class: int, cache: str | None = None
+    instrument: Instrument,
+    folder: Path,
+    classes: Sequence[int],
+    per_class: int | Sequence[int],
+    cache: str | None = None,
 ) -> Reading:
-    """What the instrument reads in ``folder/CCCC/IIIII.png``; kept in the cache under the content key ``cache``."""
+    """What the instrument reads in ``folder/CCCC/IIIII.png``; kept in the cache under the content key ``cache``.
+
+    ``per_class``: images of each class, one number or one a class.
+    """
 
     def make() -> dict[str, torch.Tensor]:
-        paths = [image_path(folder, label, number) for label in classes for number in range(per_class)]
+        counts = np.broadcast_to(per_class, len(classes)).tolist()
+        paths = [image_path(folder, c, number) for c, n in zip(classes, counts, strict=True) for number in range(n)]
         starts = range(0, len(paths), READ_BATCH)
         reading = instrument.read(torch.stack([read_image(p) for p in paths[s : s + READ_BATCH]]) for s in starts)
         return {name: torch.from_numpy(value) for name, value in vars(reading).items()}
@@ -61,11 +69,12 @@ def score_reading(
     reading: Reading,
     classes: Sequence[int],
     forget: Sequence[int],
-    per_class: int,
+    per_class: int | Sequence[int],
     reference: Statistics,
     bootstrap: int,
 ) -> dict[str, Any]:
-    """The scores of ``per_class`` images of each class in order: the row of one model in results.json."""
+    """The scores of ``per_class`` images of each class in order (one number, or one a class): the row of one model in
+    results.json."""
     asked = np.repeat(np.array(list(classes)), per_class)
     readings = accuracy.Readings(asked, reading.answered, reading.passed)
     retain = [label for label in classes if label not in forget]
@@ -83,11 +92,11 @@ def score_reading(
     }
 
 
-def describe(instrument: Instrument, images: ImageSet) -> dict[str, str]:
-    """The instruments' names for results.json."""
+def describe(instrument: Instrument, reference: str) -> dict[str, str]:
+    """The instruments' names for results.json. ``reference``: the key of the real images compared with."""
     return {
         "classifier": instrument.name,
         "gate": f"3 nearest neighbours, threshold {instrument.gate.threshold:.4g}",
         "extractor": register(instrument),
-        "reference": images.key,
+        "reference": reference,
     }

@@ -69,7 +69,8 @@ class Trainer:
 
     ``streams`` gives each objective its batches and ``plan`` the rounds. ``average`` keeps an exponential moving
     average of the weights with that decay. At most ``micro_batch`` samples go through the module at once. State is
-    saved to ``state`` under ``key`` and continued from; one line a step goes to ``metrics``.
+    saved to ``state`` under ``key`` and continued from; one line a step goes to ``metrics``. ``watch`` is called with
+    the number of steps taken after each.
     """
 
     def __init__(
@@ -86,11 +87,12 @@ class Trainer:
         save_every: int = 500,
         average: float | None = None,
         micro_batch: int | None = None,
+        watch: Callable[[int], None] | None = None,
     ) -> None:
         self.accelerator, self.module, self.method, self.policy = accelerator, module, method, policy
         self.streams, self.plan, self.state, self.key = streams, plan, state, key
         self.metrics, self.save_every, self.decay = metrics, save_every, average
-        self.micro_batch = micro_batch
+        self.micro_batch, self.watch = micro_batch, watch
         self.joint = (plan.update or method.updates[0]) == "joint"
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if average else {}
@@ -126,6 +128,8 @@ class Trainer:
                 if len(self.pending) >= FLUSH_EVERY:
                     bar.set_postfix({row["objective"]: f"{self._flush():.4f}"})
                 done = row["step"] + 1
+                if self.watch is not None:
+                    self.watch(done)
                 if done % self.save_every == 0 and done < total:
                     self._flush()
                     save_state(self.state, done, self.key, weights, self.policy.optimizers)

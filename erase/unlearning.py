@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,8 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from .ahead import ahead
-from .classifier import Instrument, load_instrument
-from .compiled import check_compile, compiled
+from .compiled import compiled
 from .config import ResolvedConfig, RunConfig, SampleConfig, as_mapping, changes
-from .data.classes import folder_ids
-from .data.images import ImageSet, load_images
 from .data.latents import Batch, LatentSet, fixed_latents
 from .data.split import Split, encode_split
 from .diffusion import Schedule
@@ -42,7 +39,6 @@ from .files import (
     write_tensors,
     write_text,
 )  # fmt: skip
-from .imagenet import is_imagenet
 from .labels import find_forget
 from .methods import Beforehand, Method, find_method
 from .metrics.fid import statistics
@@ -54,10 +50,12 @@ from .report.card import model_card
 from .report.grid import draw_grid, grid_classes
 from .rng import image_seed
 from .saliency import FISHER_BATCH
-from .sampling import image_path, sample_folder, sample_latents
-from .scoring import describe, nearest_classes, read_folder, real_features, score_reading
+from .sampling import drawing, image_path, sample_folder, sample_latents
+from .scoring import describe, read_folder, score_reading
+from .snapshots import snapshot_folder, take_snapshot
+from .stage import Stage, preflight, raise_gate
 from .task import DiffusionTask
-from .trainer import Trainer, check_runtime, make_accelerator
+from .trainer import Trainer, make_accelerator
 
 
 def run(request: RunConfig, words: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -82,7 +80,7 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
         return dict(read_json(output / "results.json")), output
 
     stage = preflight(config, model)
-    claim_folder(output, config, space_needed(config, model))
+    claim_folder(output, config, space_needed(model, stage.counts))
     seconds: dict[str, float] = {}
     before = weights_key(model.transformer)
     accelerator = make_accelerator(config.runtime, output)
@@ -90,8 +88,12 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
     if config.runtime.tracker:
         accelerator.init_trackers("erase")
 
+    with timed(seconds, "score"):
+        stage = raise_gate(stage, accelerator.device)
+
     with timed(seconds, "sample"):
-        original = original_samples(model, config.sample, config.runtime.precision, config.runtime.compile)
+        runtime = config.runtime
+        original = original_samples(model, config.sample, runtime.precision, stage.counts, runtime.compile)
 
     with timed(seconds, "precompute"):
         null, flip = model.null_label, config.data.flip
@@ -106,10 +108,10 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
 
     with timed(seconds, "sample"):
         drop_stale_samples(output / "samples", digest(original.name, weights_key(model.transformer)))
-        copy_samples(original, output / "samples" / "original", config.sample, model.classes)
+        copy_samples(original, output / "samples" / "original", stage.counts)
         folder, precision = output / "samples" / "erased", config.runtime.precision
         with compiled(model.transformer, config.runtime.compile):
-            sample_folder(model, folder, config.sample, model.classes, "sample erased", precision)
+            sample_folder(model, folder, config.sample, stage.counts, "sample erased", precision)
 
     with timed(seconds, "score"):
         results = score(config, model, stage, forget, output, original)
@@ -166,60 +168,11 @@ def claim_folder(output: Path, config: ResolvedConfig, need: int) -> None:
         raise UserError(f"{output} has {free >> 20} MiB free and the run needs about {need >> 20}; make space")
 
 
-def space_needed(config: ResolvedConfig, model: Model) -> int:
+def space_needed(model: Model, counts: Mapping[int, int]) -> int:
     """Bytes of a run, roughly: weights, two moments for each optimizer, Fisher diagonals, the pack, two sample sets."""
     weights = sum(p.numel() * p.element_size() for p in model.transformer.parameters())
-    images = 2 * len(model.classes) * config.sample.per_class * model.image_size**2 * 3
+    images = 2 * sum(counts.values()) * model.image_size**2 * 3
     return 9 * weights + images
-
-
-@dataclass
-class Stage:
-    """What the end of a run needs, found before its first step."""
-
-    images: ImageSet
-    instrument: Instrument | None
-    why: str = ""
-
-
-def preflight(config: ResolvedConfig, model: Model) -> Stage:
-    """Checks everything a run will need at its end. Raises UserError for what is missing."""
-    check_runtime(config.runtime)
-    cpu = config.runtime.device == "cpu" or not torch.cuda.is_available()
-    check_compile(config, "cpu" if cpu else "cuda")
-    source = data_source(config, model)
-    images = load_images(source, model.image_size, folder_ids(Path(source), model.labels, model.num_classes))
-    if config.data.flip and images.arrays is not None:
-        raise UserError("data.flip mirrors images, and a mirrored digit is no digit; leave it false")
-    check_classes(config, model, images)
-    try:
-        if model.folder is None:
-            raise UserError("the model has no folder to take its classifier from; score.allow_missing=true scores none")
-        instrument = load_instrument(model.folder / "classifier")
-    except UserError as error:
-        if not config.score.allow_missing:
-            raise
-        return Stage(images, None, str(error))
-    return Stage(images, instrument)
-
-
-def data_source(config: ResolvedConfig, model: Model) -> str:
-    """The config's data, else the pack's own."""
-    source = config.data.source or (model.pack or {}).get("data", {}).get("source")
-    if not source:
-        raise UserError("no data; give --data digits or --data DIR with one sub-folder a class")
-    return str(source)
-
-
-def check_classes(config: ResolvedConfig, model: Model, images: ImageSet) -> None:
-    """Raises UserError for a class without images. Of ImageNet's, only the forgotten and one more must have some."""
-    present = set(images.labels[~images.held_out].tolist())
-    forget = find_forget(config.forget, model.labels)
-    for label in forget if is_imagenet(model.labels) else model.classes:
-        if label not in present:
-            raise UserError(f"the data holds no image of class {label} ({model.labels[label]})")
-    if not present - set(forget):
-        raise UserError("the data holds images of the forgotten classes alone; at least one other is needed")
 
 
 def prepare(
@@ -257,7 +210,7 @@ def prepare(
     if type(method).precompute is not Method.precompute:
         options = {name: getattr(config.method, name) for name in method.precomputed_from}
         shaped = [] if method.per_model else [sorted(forget), seed]
-        protocol, data = (as_mapping(config.sample), "") if method.per_model else ({}, split.key)
+        protocol, data = (drawing(config.sample), "") if method.per_model else ({}, split.key)
         how = arithmetic(model, config.runtime.precision)
         how += [f"parts of {part}"] if part < FISHER_BATCH else []
         key = digest(method.name, options, shaped, protocol, model.key(), data, *how)
@@ -310,7 +263,9 @@ def unlearn(
         config.runtime.save_every,
         config.unlearn.average,
         config.runtime.micro_batch,
+        partial(watch, config, model, output),
     )
+    watch(config, model, output, 0)
     if config.runtime.checkpointing:
         model.transformer.enable_gradient_checkpointing()
     with compiled(model.transformer, config.runtime.compile):
@@ -321,23 +276,39 @@ def unlearn(
         write_tensors(kept, dict(model.transformer.named_parameters()))
 
 
+def watch(config: ResolvedConfig, model: Model, output: Path, step: int) -> None:
+    """A snapshot before the first step and every ``runtime.snapshot_every`` steps."""
+    every = config.runtime.snapshot_every
+    if every is not None and step % every == 0 and not snapshot_folder(output, step).is_dir():
+        forget = [int(label) for label in config.forget]
+        other = next(label for label in model.classes if label not in forget)
+        take_snapshot(model, config, [*forget, other], output, step)
+
+
 def draw(config: ResolvedConfig, model: Model, stage: Stage, forget: list[int], output: Path) -> None:
     """grid.png."""
-    near = []
-    if stage.instrument is not None:
-        near = nearest_classes(real_features(stage.instrument, stage.images), stage.images.labels, forget)
     names = ", ".join(model.labels[label] for label in forget)
     title = f"erase: forget {names}  ({config.method.name}, {config.optimizer.policy})"
-    shown = grid_classes(model.classes, forget, near)
+    shown = grid_classes(list(stage.counts), forget, stage.nearest(forget))
     draw_grid(output / "samples", output / "grid.png", model.labels, shown, forget, title)
 
 
-def original_samples(model: Model, sample: SampleConfig, precision: str = "auto", compile: bool = False) -> Path:
-    """The original model's images under this protocol, made once and kept in the cache."""
+def original_samples(
+    model: Model,
+    sample: SampleConfig,
+    precision: str = "auto",
+    counts: Mapping[int, int] | None = None,
+    compile: bool = False,
+) -> Path:
+    """The original model's images under this protocol, made once and kept in the cache.
+
+    ``counts``: how many of each class; default: ``per_class`` of all.
+    """
+    counts = dict.fromkeys(model.classes, sample.per_class) if counts is None else counts
     how = arithmetic(model, precision, compile)
-    folder = cache_folder("samples", digest(model.key(), model.classes, *how, as_mapping(sample)))
+    folder = cache_folder("samples", digest(model.key(), list(counts.items()), *how, drawing(sample)))
     with compiled(model.transformer, compile):
-        sample_folder(model, folder, sample, model.classes, "sample original", precision)
+        sample_folder(model, folder, sample, counts, "sample original", precision)
     return folder
 
 
@@ -354,14 +325,14 @@ def drop_stale_samples(folder: Path, key: str) -> None:
     write_text(mark, key)
 
 
-def copy_samples(source: Path, target: Path, sample: SampleConfig, classes: list[int]) -> None:
+def copy_samples(source: Path, target: Path, counts: Mapping[int, int]) -> None:
     """Hard links where the file system allows it, else copies."""
     if target.is_dir():
         return
     with replacing_folder(target) as folder:
-        for label in classes:
+        for label, count in counts.items():
             (folder / f"{label:04d}").mkdir()
-            for number in range(sample.per_class):
+            for number in range(count):
                 link(image_path(source, label, number), image_path(folder, label, number))
 
 
@@ -369,16 +340,21 @@ def score(
     config: ResolvedConfig, model: Model, stage: Stage, forget: list[int], output: Path, original: Path
 ) -> dict[str, Any]:
     """results.json without its times. ``original``: the cached samples of the original model, named by their key."""
-    retain = [label for label in model.classes if label not in forget]
+    classes, counts = list(stage.counts), list(stage.counts.values())
+    retain = [label for label in classes if label not in forget]
     sample = config.sample
     protocol: dict[str, Any] = {
-        "samples": {"forget": len(forget) * sample.per_class, "retain_total": len(retain) * sample.per_class},
+        "samples": {
+            side: sum(stage.counts[c] for c in part) for side, part in (("forget", forget), ("retain_total", retain))
+        },
         "sample_seed": sample.seed,
         "guidance_scale": sample.guidance_scale,
         "guidance_channels": sample.guidance_channels,
         "sampler": sample.sampler,
         "steps": sample.steps,
     }
+    if len(classes) < len(model.classes):
+        protocol["retained_classes"] = len(retain)
     if stage.instrument is None:
         absent = {
             **dict.fromkeys(("fa", "fa_top1", "not_an_image", "ra", "fid", "per_class_accuracy")),
@@ -387,15 +363,16 @@ def score(
         models = {"original": absent, "erased": absent}
         protocol |= dict.fromkeys(("classifier", "gate", "extractor", "reference", "reference_count"))
     else:
-        rows = stage.images.select(retain)
-        reference = statistics(real_features(stage.instrument, stage.images)[rows])
-        protocol |= {**describe(stage.instrument, stage.images), "reference_count": len(rows)}
+        features = stage.real_features()
+        reference = statistics(features)
+        protocol |= {**describe(stage.instrument, stage.reference_key()), "reference_count": len(features)}
+        if stage.gate_rows is not None:
+            protocol["gate_images"] = len(stage.gate_rows)
         models = {}
         erased = output / "samples" / "erased"
         for side, folder, cache in (("original", original, original.name), ("erased", erased, None)):
-            reading = read_folder(stage.instrument, folder, model.classes, sample.per_class, cache)
-            bootstrap = config.score.bootstrap
-            models[side] = score_reading(reading, model.classes, forget, sample.per_class, reference, bootstrap)
+            reading = read_folder(stage.instrument, folder, classes, counts, cache)
+            models[side] = score_reading(reading, classes, forget, counts, reference, config.score.bootstrap)
     return {
         "version": 1,
         "complete": True,

@@ -36,7 +36,10 @@ def test_importing_erase_and_its_command_does_not_import_torch():
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["pretrain"], ["table"], ["methods"], ["convert"]])
+@pytest.mark.parametrize(
+    "command",
+    [[], ["run"], ["pretrain"], ["table"], ["methods"], ["convert"], ["fid"], ["score"], ["sample"], ["grid"]],
+)
 def test_help_does_not_import_torch(command):
     code = (
         "import sys; sys.argv = ['erase', *sys.argv[1:]]; from erase.cli import main\n"
@@ -326,6 +329,71 @@ def test_too_few_images_to_pretrain_on_are_one_line(call, tmp_path):
     for label in "ab":
         write_image(tmp_path / "few" / label / "0.png", np.zeros((32, 32, 3)))
     refused(call("pretrain", "-o", "p", "--data", "few"), "2 images are too few")
+
+
+@pytest.fixture
+def scored(pack):
+    """Words that give the commands images and an extractor."""
+    return pack.parent / "data", ("--reference", pack.parent / "data", "--extractor", pack)
+
+
+def test_fid_prints_a_table_or_json_and_continues(call, scored, tmp_path):
+    data, words = scored
+    code, out, err = call("fid", data, data / "name 1", *words, "-o", "fid.jsonl", "--json")
+    assert code == 0, err
+    rows = json.loads(out)
+    assert [row["n"] for row in rows] == [12, 4]
+    assert rows[0]["fid"] == pytest.approx(0, abs=1e-4)
+    assert rows[1]["fid"] > 1e-3
+    assert [json.loads(line) for line in (tmp_path / "fid.jsonl").read_text().splitlines()] == rows
+    code, out, err = call("fid", data, data / "name 1", *words, "-o", "fid.jsonl")
+    assert (code, err) == (0, "")  # nothing was read
+    assert f"{rows[1]['fid']:.4g}" in out
+
+
+def test_score_prints_a_table_or_json(call, scored):
+    data, words = scored
+    code, out, _ = call("score", data, *words, "--metrics", "fid,isc", "--json")
+    assert code == 0
+    row = json.loads(out)[0]
+    assert row["metrics"].keys() == {"fid", "isc"}
+    code, out, _ = call("score", data, *words)
+    assert code == 0
+    assert "missing" in out
+
+
+def test_sample_draws_into_a_folder(call, pack, tmp_path):
+    words = ("--classes", "0,name 2", "--per-class", "1", "sample.steps=2", "runtime.device=cpu")
+    code, out, err = call("sample", pack, "-o", "out", *words)
+    assert code == 0, err
+    assert "out: 1 images of each class (0, 2)" in out
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 2
+    refused(call("sample", pack, "-o", "out", *words, "sample.seed=1"), "differ in protocol.seed; give another")
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["fid"], ["Missing argument 'DIR...'"]),
+        (["fid", "x"], ["Missing option '--reference'"]),
+        (["fid", "x", "--reference", "y", "--extractor", "digits"], ["no images at x"]),
+        (["fid", "x", "--reference", "y", "--extractor", "nope"], ["no extractor 'nope'"]),
+        (["fid", "x", "--reference", "y"], ["weights-inception", "put it at", "--weights"]),
+        (["fid", "x", "--reference", "y", "--weights", "z"], ["no Inception weights at z"]),
+        (["fid", "x", "--reference", "y", "--extractor", "digits", "--device", "gpu"], ["no device 'gpu'"]),
+        (["score"], ["Missing argument 'RUN|DIR...'"]),
+        (["score", "x", "--extractor", "digits"], ["no images at x"]),
+        (["score", "x", "--metrics", "fdi"], ["unknown metric 'fdi'; did you mean 'fid'"]),
+        (["sample", "digits"], ["Missing option '--output'"]),
+        (["sample", "digits", "-o", "o", "--classes", "11"], ["class 11 is not in the model"]),
+        (["sample", "nowhere", "-o", "o"], ["no model at 'nowhere'"]),
+        (["sample", "digits", "-o", "o", "steps=3"], ["unknown key 'steps'"]),
+    ],
+)
+def test_wrong_use_of_the_scoring_commands_is_one_line(call, monkeypatch, tmp_path_factory, words, parts):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("hub")))
+    refused(call(*words), *parts)
+    assert list(Path().iterdir()) == []
 
 
 def test_unknown_commands_are_one_line(call):

@@ -218,8 +218,9 @@ def test_every_shipped_preset_resolves(path):
         assert resolve_pretrain(values).dit.label_slots == 1000  # else DiTPipeline's null label is wrong
     else:
         config = resolve(request(preset=name))
-        method, _, policy = path.stem.partition("-")
+        method, policy, *_ = path.stem.split("-")
         assert (config.method.name, config.optimizer.policy) == (method, policy)
+        assert config.sample.sampler in ("dpm++", "ancestral")
 
 
 def test_words_beat_the_request_which_beats_the_preset():

@@ -90,7 +90,8 @@ def test_dry_runs_know_published_models_and_checkpoints_without_weights(tmp_path
     assert found["config"]["forget"] == ["207", "279"]
     assert found["output"] == "runs/DiT-XL-2-256-207+279-sfron-dual-s0"
     assert found["memory"]["weights"] == 4 * 674_834_720
-    assert [line.split(":")[0] for line in found["missing"]] == ["no model at 'facebook/DiT-XL-2-256'"]
+    said = [line.split(":")[0] for line in found["missing"]]
+    assert said == ["no model at 'facebook/DiT-XL-2-256'", "classifier"]
     words = {"model": {"source": str(CHECKPOINT), "num_heads": 2}}
     text = dry_run(erase.RunConfig(["3"], data=str(tmp_path), **preset), words, as_json=False)
     assert yaml.safe_load(text)["forget"] == ["3"]

@@ -1,4 +1,4 @@
-"""A pack's feature layer as a registered torch-fidelity extractor."""
+"""An instrument's feature layer as a registered torch-fidelity extractor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
-from ..classifier import Classifier, Instrument
+from ..classifier import Instrument
 
 
 def register(instrument: Instrument) -> str:
@@ -24,11 +24,11 @@ def register(instrument: Instrument) -> str:
 
         @staticmethod
         def get_provided_features_list() -> tuple[str, ...]:
-            return (Classifier.feature_layer,)
+            return (instrument.network.feature_layer,)
 
         @staticmethod
         def get_default_feature_layer_for_metric(metric: str) -> str:
-            return Classifier.feature_layer
+            return instrument.network.feature_layer
 
         @staticmethod
         def can_be_compiled() -> bool:

@@ -1,0 +1,325 @@
+"""``erase score``: the chosen metrics of images that are there, each computed once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import UserError, nearest
+from .extractors import INCEPTION, Extractor, find_extractor
+from .files import cache_folder, digest, read_json, write_json
+from .labels import find_class
+from .metrics import accuracy, confidence
+from .metrics.enough import enough
+from .metrics.fid import distance, statistics, wide_fid
+from .metrics.fid import fid as feature_fid
+from .metrics.gate import gate_shares
+from .metrics.inception_score import inception_score
+from .metrics.kid import kid
+from .metrics.neighbours import neighbour_table
+from .metrics.per_class_fid import per_class_fid
+from .metrics.precision_recall import precision_recall
+from .metrics.top5 import forget_accuracy_top5
+from .model import read_labels
+from .pictures import Pictures, find_pictures, is_run, run_pictures
+from .readings import MissingError, Readings, read
+from .report.scores import aliases, flat
+from .scoring import nearest_classes
+from .targets import (
+    data_of,
+    find_target,
+    has_images,
+    is_data_of,
+    preprocessing,
+    run_data,
+    statistics_file,
+    target_pictures,
+)  # fmt: skip
+
+VERSION = 1  # of how a value is computed; another one is another key
+BOOTSTRAP = 100
+NARROW, SMALL, FEW = 256, 5000, 1000  # features and images up to which resampling a Frechet distance takes seconds
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A set of images with all that a metric may ask for."""
+
+    side: str | None
+    readings: Readings
+    forget: tuple[int, ...]
+    before: Readings | None
+    names: dict[int, str]
+    bootstrap: int
+    find_real: Callable[[], Readings]
+    find_statistics: Callable[[], Any]
+
+    @property
+    def retained(self) -> np.ndarray:
+        """Features of the images that should be right: all but the forgotten classes'."""
+        return self.readings.features[self.kept]
+
+    @property
+    def kept(self) -> np.ndarray:
+        if self.readings.asked is None or not self.forget:
+            return np.ones(len(self.readings.features), dtype=bool)
+        return ~np.isin(self.readings.asked, list(self.forget))
+
+    def forgotten(self) -> list[int]:
+        if not self.forget:
+            raise MissingError("it needs the forgotten class; give --forget CLASS")
+        return list(self.forget)
+
+    def logits(self) -> np.ndarray:
+        if self.readings.logits is None:
+            raise MissingError("it needs an extractor that classifies")
+        return self.readings.logits
+
+    def of_classes(self) -> tuple[np.ndarray, tuple[int, ...], np.ndarray, list[int]]:
+        """Logits, their ids, the classes asked for, the forgotten ones: of a classifier that knows these classes."""
+        shown, forget = self.readings.shown(), self.forgotten()
+        unknown = [label for label in forget if label not in self.readings.ids]
+        if unknown:
+            raise MissingError(f"the classifier does not know class {unknown[0]}")
+        return self.logits(), self.readings.ids, shown.asked, forget
+
+
+def _fid(subject: Subject) -> Any:
+    n, width = subject.retained.shape
+    reference = subject.find_statistics()
+    if len(reference["mu"]) != width:
+        raise UserError(f"the reference has {len(reference['mu'])} features and the extractor gives {width}")
+    if width <= NARROW and n <= SMALL:
+        return feature_fid(subject.retained, reference, subject.bootstrap)
+    if n <= min(width, FEW):
+        return wide_fid(subject.retained, reference, subject.bootstrap)
+    return {"value": distance(statistics(subject.retained), reference), "n": n, "low": None, "high": None}
+
+
+def _per_class_fid(subject: Subject) -> Any:
+    real, mine = subject.find_real(), subject.readings
+    if mine.asked is None or real.asked is None:
+        raise MissingError("it needs a sub-folder a class, named by its index, on both sides")
+    return per_class_fid(mine.features, mine.asked, real.features, real.asked)
+
+
+def _ra(subject: Subject) -> Any:
+    shown = subject.readings.shown()
+    return accuracy.retain_accuracy(shown, [int(c) for c in np.unique(shown.asked) if c not in subject.forget])
+
+
+def _neighbours(subject: Subject) -> Any:
+    if subject.before is None:
+        raise MissingError("it compares the two sides of a run")
+    forget, real = subject.forgotten(), subject.find_real()
+    near = [] if real.asked is None else nearest_classes(real.features, real.asked, forget)
+    return neighbour_table(subject.before.shown(), subject.readings.shown(), forget, near, subject.names)
+
+
+METRICS: dict[str, Callable[[Subject], Any]] = {
+    "fid": _fid,
+    "kid": lambda s: kid(s.retained, _real_retained(s)),
+    "isc": lambda s: inception_score(s.logits()[s.kept], s.bootstrap),
+    "prc": lambda s: precision_recall(s.retained, _real_retained(s)),
+    "per_class_fid": _per_class_fid,
+    "fa": lambda s: accuracy.forget_accuracy(s.readings.shown(), s.forgotten()),
+    "fa_top1": lambda s: accuracy.forget_accuracy_top1(s.readings.shown(), s.forgotten()),
+    "fa_top5": lambda s: forget_accuracy_top5(*s.of_classes()),
+    "not_an_image": lambda s: accuracy.not_an_image(s.readings.shown(), s.forgotten()),
+    "ra": _ra,
+    "gate": lambda s: gate_shares(s.readings.shown(), s.forgotten()),
+    "probability": lambda s: confidence.forgotten_probability(*s.of_classes()),
+    "entropy": lambda s: confidence.forgotten_entropy(*_pick(s.of_classes(), 0, 2, 3)),
+    "neighbours": _neighbours,
+}
+NEEDS_REAL = {"fid", "kid", "prc", "per_class_fid", "neighbours"}
+
+
+def _pick(values: Sequence[Any], *places: int) -> list[Any]:
+    return [values[place] for place in places]
+
+
+def _real_retained(subject: Subject) -> np.ndarray:
+    real = subject.find_real()
+    if real.asked is None or not subject.forget:
+        return real.features
+    return real.features[~np.isin(real.asked, list(subject.forget))]
+
+
+def score(
+    sources: str | Path | Sequence[str | Path],
+    metrics: str | Sequence[str] | None = None,
+    reference: str | Path | None = None,
+    extractor: str | None = None,
+    forget: Sequence[str | int] = (),
+    bootstrap: int = BOOTSTRAP,
+    batch: int | None = None,
+    size: int | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+) -> list[dict[str, Any]]:
+    """The chosen metrics (default: all that can be had) of images that are there; one row a set.
+
+    ``sources``: runs (both sides of each; distances over the retained classes), folders, or .npz files.
+    ``reference``: as for :func:`erase.fid`; a run brings its own data. ``extractor``: a run brings its own classifier,
+    others default to Inception. ``forget``: the forgotten classes of folders that are no run. ``bootstrap``: resamples
+    for the intervals of FID and the Inception score. Readings and values are cached under keys of their content and
+    never computed twice.
+
+    Raises UserError for an unknown metric, one that was asked for and cannot be had, or input that cannot be read.
+    """
+    asked = _asked(metrics)
+    rows = []
+    given = [sources] if isinstance(sources, str | Path) else list(sources)
+    for source in given:
+        run = Path(source) if is_run(Path(source)) else None
+        instrument = find_extractor(extractor or (str(run) if run else INCEPTION), weights, device)
+        for subject, name, keys in _subjects(source, run, reference, instrument, forget, bootstrap, batch, size):
+            rows.append(_row(subject, name, keys, asked, metrics is not None, instrument, size))
+    return rows
+
+
+def _asked(metrics: str | Sequence[str] | None) -> list[str]:
+    words = metrics.split(",") if isinstance(metrics, str) else metrics
+    asked = list(METRICS) if words is None else [word.strip() for word in words]
+    for word in asked:
+        if word not in METRICS:
+            raise UserError(f"unknown metric {word!r}{nearest(word, METRICS)}")
+    return asked
+
+
+def _subjects(
+    source: str | Path,
+    run: Path | None,
+    reference: str | Path | None,
+    instrument: Extractor,
+    forget: Sequence[str | int],
+    bootstrap: int,
+    batch: int | None,
+    size: int | None,
+) -> Iterable[tuple[Subject, str, list[str]]]:
+    """Each set with its name and the keys that tell its values apart."""
+    sets = run_pictures(run) if run is not None else find_pictures(source)
+    names = read_labels(run / "model") if run is not None else {}
+    if run is not None and forget:
+        raise UserError("a run knows what it forgot; --forget is for other folders")
+    before = None
+    for one in sets:
+        known = names or {int(c): str(c) for c in ([] if one.labels is None else np.unique(one.labels))}
+        gone = one.forget if run is not None else tuple(find_class(text, known) for text in forget)
+        mine = read(one, instrument, batch, size)
+        real, target = _references(one, gone, reference, instrument, batch, size)
+        old = before if one.side == "erased" else None
+        subject = Subject(one.side, mine, gone, old, known, bootstrap, real, target)
+        other = "" if old is None else old.key
+        yield subject, one.name, [mine.key, *_stamp(one, reference), other]
+        before = mine if one.side == "original" else None
+
+
+def _stamp(one: Pictures, reference: str | Path | None) -> list[str]:
+    """The content of what a set is compared to, and whether that is its run's own data."""
+    own = one.run is not None and (reference is None or is_data_of(reference, one.run))
+    if own and one.run is not None:
+        return ["own", "" if data_of(one.run) is None else run_data(one.run, one.read(0, 1).shape[-1]).key]
+    if reference is None:
+        return ["none", ""]
+    return ["given", target_pictures(reference).key if has_images(reference) else digest(statistics_file(reference))]
+
+
+def _references(
+    one: Pictures,
+    gone: Sequence[int],
+    reference: str | Path | None,
+    instrument: Extractor,
+    batch: int | None,
+    size: int | None,
+) -> tuple[Callable[[], Readings], Callable[[], Any]]:
+    """How to get the real images' readings and the statistics of the retained ones, when a metric asks."""
+
+    def pictures() -> tuple[Pictures, int | None]:
+        if one.run is not None and (reference is None or is_data_of(reference, one.run)):
+            side = one.read(0, 1).shape[-1]
+            return run_data(one.run, side), size or side
+        if reference is None:
+            raise MissingError("it needs real images; give --reference REF")
+        if not has_images(reference):
+            raise MissingError(f"it needs real images, and {reference} holds statistics of them")
+        return target_pictures(reference), size
+
+    def real() -> Readings:
+        images, crop = pictures()
+        return read(images, instrument, batch, crop)
+
+    def target() -> Any:
+        if reference is not None and not has_images(reference):
+            kept = None if one.labels is None else [int(c) for c in np.unique(one.labels) if c not in gone]
+            return find_target(reference, instrument, size, batch, kept).statistics
+        readings = real()
+        rows = slice(None) if readings.asked is None or not gone else ~np.isin(readings.asked, list(gone))
+        return statistics(readings.features[rows])
+
+    return real, target
+
+
+def _row(
+    subject: Subject,
+    name: str,
+    keys: list[str],
+    asked: Sequence[str],
+    strict: bool,
+    instrument: Extractor,
+    size: int | None,
+) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    missing: dict[str, str] = {}
+    for metric in asked:
+        if metric == "neighbours" and subject.side == "original":  # the erased side's row has it
+            continue
+        try:
+            values[metric] = _value(metric, subject, keys)
+        except MissingError as error:
+            if strict:
+                raise UserError(f"{metric} of {name}: {error}") from None
+            missing[metric] = str(error)
+    width, classes = subject.readings.features.shape[1], len(instrument.classes)
+    few: dict[str, list[int]] = {}
+    for key, value in flat(values).items():
+        metric = key.split(".")[0]
+        if value["n"] < enough(metric, width, classes):
+            few.setdefault(metric, []).append(value["n"])
+    notes = [
+        f"{metric} of {min(counts)} images; it means something from {enough(metric, width, classes)}"
+        for metric, counts in few.items()
+    ]
+    return {
+        "name": name,
+        "n": len(subject.readings.features),
+        "extractor": instrument.name,
+        "layer": instrument.layer,
+        "preprocessing": preprocessing(size),
+        "metrics": values,
+        **aliases(values),
+        "missing": missing,
+        "notes": notes,
+    }
+
+
+def _value(metric: str, subject: Subject, keys: list[str]) -> Any:
+    """A metric's value, from the cache if it was ever computed."""
+    labels = None if subject.readings.asked is None else digest(subject.readings.asked.tobytes())
+    about = [metric, VERSION, keys[0], labels, list(subject.forget), subject.bootstrap]
+    about += keys[1:3] if metric in NEEDS_REAL else []
+    about += [keys[3], subject.names] if metric == "neighbours" else []
+    path = cache_folder("scores") / f"{metric}-{digest(*about)}.json"
+    if path.is_file():
+        with contextlib.suppress(UserError):  # a damaged one is made anew
+            return read_json(path)
+    value = METRICS[metric](subject)
+    write_json(path, value)
+    return json.loads(json.dumps(value))  # the same from the cache and not

@@ -1,0 +1,108 @@
+"""``erase sample``: images of any classes from any saved model, into a folder that can be added to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .config import PROTOCOLS, SHORT, RuntimeConfig, SampleConfig, build, differences, merge, with_protocol
+from .errors import UserError, nearest
+from .files import read_json, write_json
+from .labels import find_class
+from .model import Model, load_model
+from .pictures import image_files
+from .precision import chosen
+from .sampling import drawing, sample_folder
+from .trainer import check_runtime, make_accelerator
+
+MARK = "samples.json"
+
+
+def draw_samples(
+    source: str | Path,
+    output: str | Path,
+    classes: str | Sequence[str | int] = "all",
+    exclude: Sequence[str | int] = (),
+    per_class: int | None = None,
+    protocol: str | None = None,
+    words: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Fills ``output/CCCC/IIIII.png`` with images 0 to ``per_class`` - 1 of the classes; what the folder's
+    ``samples.json`` holds.
+
+    ``source``: what :func:`erase.load_model` takes, or a run folder. ``classes``, ``exclude``: by index or name.
+    ``protocol``: ``fast`` (DPM-Solver++, 25 steps), ``paper`` (ancestral, 250 steps), both with guidance 1.5; default
+    the pack's own. ``words``: ``sample`` and ``runtime`` settings over it. Images that are there are kept, and more
+    classes or images are added.
+
+    Raises UserError for an unknown class or protocol, or a folder with images of another model or protocol.
+    """
+    output = Path(output)
+    inside = Path(source) / "model"  # of a run
+    place = str(inside if (inside / "model_index.json").is_file() else source)
+    given = dict(words or {})
+    unknown = [key for key in given if key not in ("sample", "runtime")]
+    if unknown:
+        raise UserError(f"unknown key {unknown[0]!r}; erase sample takes sample.KEY=VALUE and runtime.KEY=VALUE")
+    runtime: RuntimeConfig = build(RuntimeConfig, given.get("runtime", {}), "runtime")
+    check_runtime(runtime)
+    model = load_model(place)
+    config = _config(model, protocol, given.get("sample", {}), per_class)
+    wanted = _classes(model, classes, exclude)
+    model.to(make_accelerator(runtime, output).device)
+    about = {
+        "version": 1,
+        "model": model.key(),
+        "protocol": drawing(config),
+        "arithmetic": f"{model.device.type}, {chosen(runtime.precision, model.device)}",
+    }
+    check_mark(output, about)
+    try:
+        write_json(output / MARK, about)
+    except OSError as error:
+        raise UserError(f"cannot write the output folder {output}: {error.strerror}") from None
+    sample_folder(model, output, config, wanted, "sample", runtime.precision)
+    return {**about, "classes": wanted, "per_class": config.per_class, "output": str(output)}
+
+
+def _config(model: Model, protocol: str | None, settings: Mapping[str, Any], per_class: int | None) -> SampleConfig:
+    if protocol is None:
+        base = (model.pack or {}).get("protocol") or PROTOCOLS["fast"]
+    elif protocol in PROTOCOLS:
+        base = merge((model.pack or {}).get("protocol") or {}, PROTOCOLS[protocol])
+    else:
+        raise UserError(f"unknown protocol {protocol!r}{nearest(protocol, PROTOCOLS)}")
+    named = {SHORT["sample"]: settings} if isinstance(settings, str) else settings
+    values = merge(base, with_protocol(named))
+    config: SampleConfig = build(SampleConfig, values, "sample")
+    if per_class is not None and per_class < 1:
+        raise UserError(f"per_class must be at least 1, not {per_class}")
+    return replace(config, per_class=per_class or config.per_class)
+
+
+def _classes(model: Model, classes: str | Sequence[str | int], exclude: Sequence[str | int]) -> list[int]:
+    chosen_ids = model.classes if classes == "all" else [find_class(text, model.labels) for text in _listed(classes)]
+    without = {find_class(text, model.labels) for text in _listed(exclude)}
+    wanted = [label for label in dict.fromkeys(chosen_ids) if label not in without]
+    if not wanted:
+        raise UserError("no class is left to draw")
+    return wanted
+
+
+def _listed(classes: str | Sequence[str | int]) -> list[str | int]:
+    return [classes] if isinstance(classes, str) else list(classes)
+
+
+def check_mark(output: Path, about: Mapping[str, Any]) -> None:
+    """Raises UserError if the folder's images are of another model or protocol, or of nobody knows which."""
+    mark = output / MARK
+    if mark.is_file():
+        different = differences(read_json(mark), about)
+        if different:
+            raise UserError(f"{output} holds samples that differ in {', '.join(different)}; give another --output")
+    elif output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file; give another --output")
+    elif output.is_dir() and image_files(output):
+        raise UserError(f"{output} holds images of an unknown model; give another --output")

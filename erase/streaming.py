@@ -1,0 +1,73 @@
+"""Images through an extractor: decoded in threads ahead of it, many sets in one stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from .ahead import ahead, cores
+from .extractors import Extracted, Extractor
+from .metrics.moments import Moments
+from .pictures import Pictures, different_sizes, spans
+
+
+def batch_size(extractor: Extractor, asked: int | None) -> int:
+    return asked or (256 if extractor.device.type == "cuda" else 64)
+
+
+def workers(extractor: Extractor) -> int:
+    """Threads that fill the cores; two at least, so that one decodes while another computes."""
+    return min(8, cores()) if extractor.device.type == "cuda" else max(2, cores() // torch.get_num_threads())
+
+
+def extract(
+    sets: Sequence[Pictures],
+    extractor: Extractor,
+    batch: int | None = None,
+    size: int | None = None,
+    bar: Any = None,
+    gate: bool = False,
+) -> Iterator[tuple[int, Extracted, tuple[int, int]]]:
+    """Of every batch of every set in order: the set's number, what the extractor says, the images' height and width.
+
+    On a CPU each thread decodes and extracts batches of its own; on a GPU threads decode into pinned memory ahead of
+    it. ``size``: centre-crop every image to it. ``gate``: also ask the extractor's image gate. Raises UserError for a
+    damaged image or one of another size.
+    """
+    count, cuda = batch_size(extractor, batch), extractor.device.type == "cuda"
+
+    def make(item: tuple[int, int, int]) -> tuple[torch.Tensor | Extracted, tuple[int, ...]]:
+        number, start, stop = item
+        images = sets[number].read(start, stop, size)
+        return (images.pin_memory() if cuda else extractor(images, gate)), tuple(images.shape)
+
+    items = ((number, *span) for number, one in enumerate(sets) for span in spans(one, count))
+    shapes: dict[int, tuple[int, ...]] = {}
+    threads = workers(extractor)
+    depth = 2 * threads if cuda else threads  # on a CPU what waits only pushes the rest out of its cache
+    for (number, start, _), (made, shape) in ahead(make, items, threads, depth):
+        first = shapes.setdefault(number, shape)
+        if first[2:] != shape[2:]:
+            name = sets[number].files[start] if sets[number].files else sets[number].name
+            raise different_sizes(name, shape, first)
+        found = made if isinstance(made, Extracted) else extractor(made.to(extractor.device, non_blocking=True), gate)
+        if bar is not None:
+            bar.update(shape[0])
+        yield number, found, (first[2], first[3])
+
+
+def moments(
+    sets: Sequence[Pictures], extractor: Extractor, batch: int | None = None, size: int | None = None, bar: Any = None
+) -> Iterator[tuple[int, Moments, tuple[int, int]]]:
+    """Of every set in order, when it is through: its number, its moments, and its images' height and width."""
+    current, total, shape = 0, Moments(), (0, 0)
+    for number, found, seen in extract(sets, extractor, batch, size, bar):
+        if number != current:
+            yield current, total, shape
+            current, total = number, Moments()
+        total.add(found.features)
+        shape = seen
+    if sets:
+        yield current, total, shape
