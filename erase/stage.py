@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -108,9 +109,12 @@ def preflight(config: ResolvedConfig, model: Model) -> Stage:
 def _instruments(stage: Stage, config: ResolvedConfig, model: Model, forget: list[int]) -> Stage:
     """The stage with classifier and extractor. Raises UserError naming both files where both are missing."""
     faults = []
-    for find in (lambda: _with_classifier(stage, config, model, forget), lambda: _with_extractor(stage, config)):
+    for find in (
+        partial(_with_classifier, config=config, model=model, forget=forget),
+        partial(_with_extractor, config=config),
+    ):
         try:
-            stage = find()
+            stage = find(stage)
         except UserError as error:
             faults.append(str(error))
     if faults:

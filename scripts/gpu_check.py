@@ -46,7 +46,7 @@ from erase.data.split import Split
 from erase.diffusion import Schedule
 from erase.files import read_json, write_json, write_text
 from erase.flops import BACKWARD, forward_flops, vae_flops
-from erase.memory import predict
+from erase.memory import BEFOREHAND, beforehand, predict
 from erase.methods.sfron import Options, SFRon
 from erase.model import Model, load_model, new_transformer, save_model
 from erase.optim import make_policy
@@ -152,6 +152,10 @@ class Check:
     @cached_property
     def accelerator(self) -> Accelerator:
         return make_accelerator(RuntimeConfig(device=str(self.device)))
+
+    @property
+    def bf16(self) -> bool:
+        return bool(self.accelerator.mixed_precision == "bf16")
 
     @cached_property
     def model(self) -> Model:
@@ -278,14 +282,14 @@ class Check:
                 middle = self.now()
                 losses += [row["loss"] for row in rows]
                 seconds = (self.now() - middle) / self.size.rounds
-            wanted = predict(self.model.transformer.config, config, self.accelerator.mixed_precision == "bf16")
+            wanted = predict(self.model.transformer.config, config, self.bf16)
             return {
                 "steps_per_second": 1 / seconds,
                 "images_per_second": 2 * batch / seconds,
                 "tflops": 2 * batch * (1 + BACKWARD) * self.flops / seconds / 1e12,
                 "warm_up_seconds": middle - begin,
                 "peak_bytes": self.peak(),
-                "predicted_bytes": wanted["total"],
+                "predicted_bytes": wanted["total"] - wanted.get(BEFOREHAND, 0),
                 "finite": bool(torch.stack(losses).isfinite().all()),
             }
 
@@ -308,7 +312,12 @@ class Check:
                 self.reset_peak()
                 seconds = self.seconds(work, 1) / (repeats * batch)
             tflops = (1 + BACKWARD) * self.flops / seconds / 1e12
-            return {"samples_per_second": 1 / seconds, "tflops": tflops, "peak_bytes": self.peak()}
+            return {
+                "samples_per_second": 1 / seconds,
+                "tflops": tflops,
+                "peak_bytes": self.peak(),
+                "predicted_bytes": beforehand(self.model.transformer.config, batch, self.bf16),
+            }
 
         for batch in self.size.fisher:
             self.record.add("fisher", {"batch": batch}, speed)
