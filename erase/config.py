@@ -152,6 +152,12 @@ class ScoreConfig:
     classifier_weights: str | None = setting(
         None, "file of a named classifier's weights (.pth, .safetensors); default: torchvision's, in torch's hub cache"
     )
+    extractor: str | None = setting(
+        None,
+        "whose features the Frechet distance is on: inception-v3-compat (the papers'), or any of erase fid; default: "
+        "the classifier's",
+    )
+    extractor_weights: str | None = setting(None, "file of the extractor's weights; default: in torch's hub cache")
     gate_images: int = setting(
         10000,
         "real images of all classes, as many of each as can be, on which a named classifier's image gate is fitted; "

@@ -11,13 +11,14 @@ import yaml
 
 from .config import ResolvedConfig, RunConfig, as_mapping
 from .errors import NoModelError, UserError
+from .extractors import INCEPTION, fetched_weights
 from .files import read_json
 from .imagenet import class_names
 from .labels import find_forget
 from .memory import device_memory, predict, told
 from .precision import chosen
 from .presets import output_folder, resolve, with_classes
-from .published import weights_file
+from .published import KNOWN, weights_file
 from .sources import HUB, find_source, find_vae, hub_config, missing_weights, read_config, read_labels
 from .stage import classifier_name
 
@@ -93,15 +94,30 @@ def _missing(root: Path, config: ResolvedConfig) -> list[str]:
 def _missing_classifier(root: Path | None, config: ResolvedConfig, labels: Mapping[int, str]) -> list[str]:
     if config.score.allow_missing:
         return []
+    found = _missing_extractor(config)
     folder = root if root is not None and root.is_dir() else None
     name = classifier_name(config, labels, folder)
     if name != "pack":
         try:
             weights_file(name, config.score.classifier_weights, download=False)
         except UserError as error:
-            return [f"classifier: {error}"]
-        return []
+            found = [f"classifier: {error}", *found]
+        return found
     if folder is None:
-        return []
+        return found
     wanted = [folder / "classifier" / file for file in ("config.json", "model.safetensors", "gate.safetensors")]
-    return [f"classifier: no {path}" for path in wanted if not path.is_file()]
+    return [f"classifier: no {path}" for path in wanted if not path.is_file()] + found
+
+
+def _missing_extractor(config: ResolvedConfig) -> list[str]:
+    name, given = config.score.extractor, config.score.extractor_weights
+    try:
+        if given is not None and not Path(given).is_file():
+            raise UserError(f"no weights at {given}")
+        if given is None and name == INCEPTION:
+            fetched_weights(download=False)
+        elif given is None and name in KNOWN:
+            weights_file(name, None, download=False)
+    except UserError as error:
+        return [f"extractor: {error}"]
+    return []

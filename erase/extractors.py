@@ -19,6 +19,7 @@ from .model import find_source
 from .published import KNOWN, load_published
 
 INCEPTION = "inception-v3-compat"
+INSTEAD = "give it with --weights (in a run: score.extractor_weights=FILE)"
 
 
 @dataclass(frozen=True)
@@ -137,11 +138,11 @@ def _inception(weights: str | None, device: torch.device) -> Extractor:
     return load_inception(path, device)
 
 
-def fetched_weights() -> Path:
+def fetched_weights(download: bool = True) -> Path:
     """The Inception weights in torch's hub cache, fetched if absent. Raises UserError saying where to put them."""
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    return published_weights(URL_INCEPTION_V3, "the Inception weights", "give it with --weights")
+    return published_weights(URL_INCEPTION_V3, "the Inception weights", INSTEAD, download)
 
 
 def load_inception(path: Path | None, device: torch.device) -> Extractor:

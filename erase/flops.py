@@ -1,4 +1,4 @@
-"""Floating-point operations of a model, counted from its architecture: two a multiplication with its addition."""
+"""Floating-point operations counted from a model's architecture: two for each multiplication with its addition."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -59,12 +59,27 @@ def with_gate(network: Published, images: ImageSet, rows: np.ndarray) -> Instrum
 
 
 def published_features(network: Published, images: ImageSet, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """:func:`row_features` of a published classifier."""
+    device = next(network.parameters()).device
+
+    @torch.no_grad()
+    def features(pixels: torch.Tensor) -> torch.Tensor:
+        with exact(device):
+            return network(pixels.to(device))[1]
+
+    return row_features(features, network.key, images, rows)
+
+
+def row_features(
+    features: Callable[[torch.Tensor], torch.Tensor], key: str, images: ImageSet, rows: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Features of these real images (n x d, float32) and which could be read (bool, n); kept in the cache by content.
 
+    ``features`` maps uint8 images to theirs, ``key`` tells one such map from another.
     Raises UserError if more than one in a thousand cannot be read; each that cannot is named on stderr.
     """
-    name = digest(network.key, images.size, images.digests(rows))
-    held = once(cache_folder("features") / f"{name}.safetensors", lambda: _features(network, images, rows))
+    name = digest(key, images.size, images.digests(rows))
+    held = once(cache_folder("features") / f"{name}.safetensors", lambda: _read(features, images, rows))
     good = held["good"].bool()
     bad = rows[~good.numpy()]
     if len(bad) > BAD_SHARE * len(rows):
@@ -74,10 +89,9 @@ def published_features(network: Published, images: ImageSet, rows: np.ndarray) -
     return held["features"], good
 
 
-@torch.no_grad()
-def _features(network: Published, images: ImageSet, rows: np.ndarray) -> dict[str, torch.Tensor]:
-    device = next(network.parameters()).device
-
+def _read(
+    features: Callable[[torch.Tensor], torch.Tensor], images: ImageSet, rows: np.ndarray
+) -> dict[str, torch.Tensor]:
     def read(part: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         pixels = torch.zeros(len(part), 3, images.size, images.size, dtype=torch.uint8)
         good = torch.ones(len(part), dtype=torch.bool)
@@ -88,11 +102,11 @@ def _features(network: Published, images: ImageSet, rows: np.ndarray) -> dict[st
                 good[number] = False
         return pixels, good
 
-    features, good = [], []
+    found, good = [], []
     parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-    with tqdm(total=len(rows), desc="read real images", unit="image", disable=len(rows) < 2000) as bar, exact(device):
+    with tqdm(total=len(rows), desc="read real images", unit="image", disable=len(rows) < 2000) as bar:
         for _, (pixels, fine) in ahead(read, parts, max(2, cores())):
-            features.append(network(pixels.to(device))[1].float().cpu())
+            found.append(features(pixels).float().cpu())
             good.append(fine)
             bar.update(len(fine))
-    return {"features": torch.cat(features), "good": torch.cat(good).to(torch.uint8)}
+    return {"features": torch.cat(found), "good": torch.cat(good).to(torch.uint8)}

@@ -25,7 +25,10 @@ VERSION = 1  # of the preprocessing below
 
 @dataclass(frozen=True)
 class Known:
-    """How a classifier is built, where its weights are, the layer of its features and the one that answers."""
+    """How a classifier is built, where its weights are, the child that gives its features and the layer that answers.
+
+    Its children follow each other; so they are called here one by one, and no hook keeps what threads would share.
+    """
 
     build: Callable[[], nn.Module]
     url: str
@@ -62,18 +65,17 @@ class Published(Network):
         super().__init__()
         self.name, self.key, self.feature_layer = name, key, known.layer
         self.network = known.build()
-        self.network.get_submodule(known.layer).register_forward_hook(self._keep)
         self.head: Any = self.network.get_submodule(known.head)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
-    def _keep(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        self.kept = output
-
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        logits = self.network((resized(images) / 255 - self.mean) / self.std)
-        features = self.kept.flatten(1)
-        return logits, features, unit(features)
+        x, features = (resized(images) / 255 - self.mean) / self.std, torch.empty(0)
+        for name, child in self.network.named_children():
+            x = child(x.flatten(1) if isinstance(child, nn.Linear) else x)
+            if name == self.feature_layer:
+                features = x.flatten(1)
+        return x, features, unit(features)
 
     @property
     def classes(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from .metrics.fid import Statistics, fid
 from .sampling import image_path
 
 READ_BATCH = 200
+WIDE = 1024  # features beyond which a resampled Frechet distance takes minutes: no interval
 
 
 def real_features(instrument: Instrument, images: ImageSet) -> np.ndarray:
@@ -65,6 +66,16 @@ def read_folder(
     return Reading(**{name: value.numpy() for name, value in values.items()})
 
 
+def folder_features(
+    features: Callable[[torch.Tensor], torch.Tensor], folder: Path, counts: Mapping[int, int]
+) -> np.ndarray:
+    """``features`` of the uint8 images ``folder/CCCC/IIIII.png``, n x d float32, in the order of ``counts``."""
+    paths = [image_path(folder, label, number) for label, count in counts.items() for number in range(count)]
+    parts = (paths[start : start + READ_BATCH] for start in range(0, len(paths), READ_BATCH))
+    found = [features(torch.stack([read_image(path) for path in part])).float().cpu() for part in parts]
+    return torch.cat(found).numpy()
+
+
 def score_reading(
     reading: Reading,
     classes: Sequence[int],
@@ -72,18 +83,21 @@ def score_reading(
     per_class: int | Sequence[int],
     reference: Statistics,
     bootstrap: int,
+    features: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """The scores of ``per_class`` images of each class in order (one number, or one a class): the row of one model in
-    results.json."""
+    results.json. ``features``: those of the Frechet distance, if not the reading's own (n x d)."""
     asked = np.repeat(np.array(list(classes)), per_class)
     readings = accuracy.Readings(asked, reading.answered, reading.passed)
     retain = [label for label in classes if label not in forget]
+    features = reading.features if features is None else features
+    bootstrap = bootstrap if features.shape[1] <= WIDE else 0
     metrics = {
         "fa": accuracy.forget_accuracy(readings, forget),
         "fa_top1": accuracy.forget_accuracy_top1(readings, forget),
         "not_an_image": accuracy.not_an_image(readings, forget),
         "ra": accuracy.retain_accuracy(readings, retain),
-        "fid": fid(reading.features[np.isin(asked, retain)], reference, bootstrap),
+        "fid": fid(features[np.isin(asked, retain)], reference, bootstrap),
     }
     return {
         **{name: metric["value"] for name, metric in metrics.items()},

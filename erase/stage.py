@@ -16,8 +16,9 @@ from .data.classes import folder_ids
 from .data.images import ImageSet, load_images
 from .data.split import balanced
 from .errors import UserError
+from .extractors import Extractor, find_extractor
 from .files import digest
-from .gates import gate_rows, published_features, with_gate
+from .gates import gate_rows, published_features, row_features, with_gate
 from .imagenet import is_imagenet
 from .labels import find_forget
 from .model import Model
@@ -33,7 +34,7 @@ class Stage:
 
     ``instrument`` is None where there is none (and ``why``), and before :func:`raise_gate` where the classifier is a
     ``published`` one. ``gate_rows``, ``reference_rows``: the real images that its gate is fitted on, and that the
-    retained classes are compared with.
+    retained classes are compared with. ``extractor``: where the Frechet distance is not on the classifier's features.
     """
 
     images: ImageSet
@@ -43,12 +44,20 @@ class Stage:
     why: str = ""
     published: Published | None = None
     gate_rows: np.ndarray | None = None
+    extractor: Extractor | None = None
     whole: bool = True
 
     def real_features(self) -> np.ndarray:
         """Features of the reference images, n x d."""
-        if self.published is not None:
-            features, good = published_features(self.published, self.images, self.reference_rows)
+        rows, extractor = self.reference_rows, self.extractor
+        if extractor is not None:
+            found = row_features(
+                lambda x: extract(extractor, x), f"{extractor.key}/{extractor.layer}", self.images, rows
+            )
+        elif self.published is not None:
+            found = published_features(self.published, self.images, rows)
+        if extractor is not None or self.published is not None:
+            features, good = found
             return features[good].numpy()
         assert self.instrument is not None
         return real_features(self.instrument, self.images)[self.reference_rows]
@@ -68,6 +77,10 @@ class Stage:
         return nearest_classes(real_features(self.instrument, self.images), self.images.labels, forget)
 
 
+def extract(extractor: Extractor, pixels: torch.Tensor) -> torch.Tensor:
+    return extractor(pixels.to(extractor.device)).features
+
+
 def preflight(config: ResolvedConfig, model: Model) -> Stage:
     """Checks everything a run will need at its end. Raises UserError for what is missing."""
     check_runtime(config.runtime)
@@ -85,11 +98,24 @@ def preflight(config: ResolvedConfig, model: Model) -> Stage:
         rows = rows[balanced(images.labels[rows], config.score.reference_images)]
     stage = Stage(images, counts, rows)
     try:
-        return _with_classifier(stage, config, model, forget)
+        return _instruments(stage, config, model, forget)
     except UserError as error:
         if not config.score.allow_missing:
             raise
         return replace(stage, why=str(error))
+
+
+def _instruments(stage: Stage, config: ResolvedConfig, model: Model, forget: list[int]) -> Stage:
+    """The stage with classifier and extractor. Raises UserError naming both files where both are missing."""
+    faults = []
+    for find in (lambda: _with_classifier(stage, config, model, forget), lambda: _with_extractor(stage, config)):
+        try:
+            stage = find()
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError("; ".join(faults))
+    return stage
 
 
 def _with_classifier(stage: Stage, config: ResolvedConfig, model: Model, forget: list[int]) -> Stage:
@@ -109,6 +135,13 @@ def _with_classifier(stage: Stage, config: ResolvedConfig, model: Model, forget:
     present = np.unique(stage.images.labels).tolist()
     rows = gate_rows(stage.images, forget, network.nearest(forget, present), config.score.gate_images)
     return replace(stage, published=network, gate_rows=rows, whole=False)
+
+
+def _with_extractor(stage: Stage, config: ResolvedConfig) -> Stage:
+    if config.score.extractor is None:
+        return stage
+    extractor = find_extractor(config.score.extractor, config.score.extractor_weights, config.runtime.device)
+    return replace(stage, extractor=extractor, whole=False)
 
 
 def classifier_name(config: ResolvedConfig, labels: Mapping[int, str], folder: Path | None) -> str:

@@ -51,9 +51,9 @@ from .report.grid import draw_grid, grid_classes
 from .rng import image_seed
 from .saliency import FISHER_BATCH
 from .sampling import drawing, image_path, sample_folder, sample_latents
-from .scoring import describe, read_folder, score_reading
+from .scoring import describe, folder_features, read_folder, score_reading
 from .snapshots import snapshot_folder, take_snapshot
-from .stage import Stage, preflight, raise_gate
+from .stage import Stage, extract, preflight, raise_gate
 from .task import DiffusionTask
 from .trainer import Trainer, make_accelerator
 
@@ -366,13 +366,18 @@ def score(
         features = stage.real_features()
         reference = statistics(features)
         protocol |= {**describe(stage.instrument, stage.reference_key()), "reference_count": len(features)}
+        if stage.extractor is not None:
+            protocol["extractor"] = f"{stage.extractor.name}-{stage.extractor.key[:8]}"
         if stage.gate_rows is not None:
             protocol["gate_images"] = len(stage.gate_rows)
         models = {}
         erased = output / "samples" / "erased"
         for side, folder, cache in (("original", original, original.name), ("erased", erased, None)):
             reading = read_folder(stage.instrument, folder, classes, counts, cache)
-            models[side] = score_reading(reading, classes, forget, counts, reference, config.score.bootstrap)
+            wide = None
+            if stage.extractor is not None:
+                wide = folder_features(partial(extract, stage.extractor), folder, stage.counts)
+            models[side] = score_reading(reading, classes, forget, counts, reference, config.score.bootstrap, wide)
     return {
         "version": 1,
         "complete": True,

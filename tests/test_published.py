@@ -1,6 +1,7 @@
 """Published classifiers by name, and their image gate. No weights are at hand here: they are random."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -23,11 +24,12 @@ class Tiny(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(3, 12, 16, 16)
+        self.relu = nn.ReLU()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(12, 1000)
 
     def forward(self, x):
-        return self.fc(self.avgpool(torch.relu(self.conv(x))).flatten(1))
+        return self.fc(self.avgpool(self.relu(self.conv(x))).flatten(1))
 
 
 def tiny_weights(path, seed=0):
@@ -70,6 +72,13 @@ def test_a_real_architecture_gives_its_own_answers_and_features(name, width, tmp
     assert features.shape == (2, width)
     assert torch.allclose(near.norm(dim=1), torch.ones(2))
     assert network.classes == 1000
+
+
+def test_threads_do_not_mix_their_features(tiny):
+    network, images = load_published("resnet34", str(tiny)), make_images(64, size=40).arrays
+    with ThreadPoolExecutor(4) as pool:
+        found = torch.cat([out[1] for out in pool.map(network, images.split(1))])
+    assert torch.allclose(found, network(images)[1], atol=1e-6)
 
 
 def test_missing_weights_are_one_line_with_where_from_and_where_to(tiny, tmp_path):

@@ -13,8 +13,10 @@ from PIL import Image
 
 import erase
 from erase.convert import convert
+from erase.data.images import read_image
 from erase.imagenet import class_names, wnids
-from erase.published import KNOWN, Known
+from erase.metrics.fid import distance, statistics
+from erase.published import KNOWN, Known, load_published
 from erase.rng import image_seed
 
 from ..helpers import make_model
@@ -28,6 +30,7 @@ SETTINGS = (
     "unlearn.rounds=2", "unlearn.forget.batch_size=4", "unlearn.retain.batch_size=4", "method.fisher_samples=4",
     "data.retain_images=16", "sample.per_class=4", "sample.retain_total=8", "sample.steps=2", "sample.block=5",
     "score.bootstrap=4", "score.gate_images=24", "score.classifier_weights=weights.pth", "runtime.device=cpu",
+    "score.extractor=convnext_tiny", "score.extractor_weights=other.pth",
 )  # fmt: skip
 
 
@@ -63,8 +66,10 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     home = tmp_path_factory.mktemp(request.param)
     write_data(home / "data")
     tiny_weights(home / "weights.pth")
+    tiny_weights(home / "other.pth", seed=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(KNOWN, "resnet34", Known(Tiny, KNOWN["resnet34"].url, "avgpool", "fc"))
+        for name in ("resnet34", "convnext_tiny"):
+            patch.setitem(KNOWN, name, Known(Tiny, KNOWN[name].url, "avgpool", "fc"))
         patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(home / "hub"))
         patch.setenv("ERASE_CACHE", str(home / "cache"))
         model = write_model(request.param, home)
@@ -84,6 +89,7 @@ def test_the_results_are_complete_and_say_what_was_evaluated(finished) -> None: 
     assert protocol["retained_classes"] == 3
     assert (protocol["sampler"], protocol["steps"], protocol["guidance_scale"]) == ("dpm++", 2, 1.5)
     assert protocol["classifier"].startswith("resnet34-")
+    assert protocol["extractor"].startswith("convnext_tiny-")
     assert protocol["reference_count"] == 30
     assert protocol["gate_images"] == sum(CLASSES.values())
     for row in results["models"].values():
@@ -153,11 +159,27 @@ def test_without_the_classifier_s_weights_nothing_is_computed(finished, monkeypa
     words, home, _ = finished
     monkeypatch.setenv("TORCH_HOME", str(home / "torch"))
     monkeypatch.setattr("erase.unlearning.claim_folder", None)  # what comes first after the checks
-    words = tuple("none" if w == "run" and i else w for i, w in enumerate(words) if "classifier_weights" not in w)
+    words = tuple("none" if w == "run" and i else w for i, w in enumerate(words) if "_weights" not in w)
+    words = tuple("score.extractor=inception-v3-compat" if "extractor=" in w else w for w in words)
     done = command(*words, cwd=home)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "fetch https://download.pytorch.org/models/resnet34-b627a593.pth and put it at" in done.stderr
+    assert "inception-2015-12-05-6726825d.pth and put it at" in done.stderr
     assert not (home / "none").exists()
-    (missing,) = json.loads(command(*words, "--dry-run", cwd=home).stdout)["missing"]
+    missing, other = json.loads(command(*words, "--dry-run", cwd=home).stdout)["missing"]
     assert missing.startswith("classifier: the weights of the classifier resnet34 are missing")
+    assert other.startswith("extractor: the Inception weights are missing")
+
+
+def test_the_distance_is_on_the_extractor_s_features(finished) -> None:  # type: ignore[no-untyped-def]
+    """Computed here from the images that the run left and the real ones that it read."""
+    _, home, results = finished
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(KNOWN, "convnext_tiny", Known(Tiny, KNOWN["convnext_tiny"].url, "avgpool", "fc"))
+        network = load_published("convnext_tiny", str(home / "other.pth"))
+    real = [p for c in CLASSES if c != 207 for p in (home / "data" / wnids()[c]).iterdir()]
+    drawn = [p for p in (home / "run" / "samples" / "erased").glob("*/*.png") if p.parent.name != "0207"]
+    features = [network(torch.stack([read_image(path, 16) for path in paths]))[1].numpy() for paths in (drawn, real)]
+    wanted = distance(statistics(features[0]), statistics(features[1]))
+    assert results["models"]["erased"]["fid"] == pytest.approx(wanted, rel=1e-3, abs=1e-4)
