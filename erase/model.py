@@ -111,7 +111,7 @@ def weights_key(module: Any) -> str:
     config = {k: v for k, v in getattr(module, "config", {}).items() if not k.startswith("_")}
     parts: list[Any] = [config]
     for name, tensor in module.named_parameters():
-        parts += [name, tensor.detach().cpu().contiguous().numpy().tobytes()]
+        parts += [name, tensor.detach().cpu().contiguous().view(-1).numpy().view("uint8").data]
     return digest(*parts)
 
 
