@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,9 +51,8 @@ class Stage:
         """Features of the reference images, n x d."""
         rows, extractor = self.reference_rows, self.extractor
         if extractor is not None:
-            found = row_features(
-                lambda x: extract(extractor, x), f"{extractor.key}/{extractor.layer}", self.images, rows
-            )
+            key = f"{extractor.key}/{extractor.layer}"
+            found = row_features(partial(extract, extractor), key, self.images, rows)
         elif self.published is not None:
             found = published_features(self.published, self.images, rows)
         if extractor is not None or self.published is not None:
@@ -105,9 +105,9 @@ def preflight(config: ResolvedConfig, model: Model) -> Stage:
 def _instruments(stage: Stage, config: ResolvedConfig, model: Model, forget: list[int]) -> Stage:
     """The stage with classifier and extractor. Raises UserError naming both files where both are missing."""
     faults = []
-    for find in (lambda: _with_classifier(stage, config, model, forget), lambda: _with_extractor(stage, config)):
+    for find in (partial(_with_classifier, model=model, forget=forget), _with_extractor):
         try:
-            stage = find()
+            stage = find(stage, config)
         except UserError as error:
             faults.append(str(error))
     if faults:
