@@ -172,6 +172,20 @@ def test_a_missing_classifier_is_refused_or_noted(ready, tmp_path):
     assert "no classifier at" in stage.why
 
 
+def test_a_classifier_of_imagenet_does_not_judge_other_classes(ready):
+    with pytest.raises(
+        UserError, match=r"score\.classifier=resnet34 knows ImageNet's classes, and the model draws others"
+    ):
+        preflight(config({"score": {"classifier": "resnet34"}}), ready)
+
+
+def test_fewer_retained_images_and_classes_are_drawn_where_asked(ready):
+    sample = {"retain_total": 5, "retain_classes": ["2"], "per_class": 3}
+    stage = preflight(config({"sample": sample, "score": {"reference_images": 2}}), ready)
+    assert stage.counts == {1: 3, 2: 3}
+    assert stage.images.labels[stage.reference_rows].tolist() == [2, 2]
+
+
 def test_the_data_is_the_config_s_or_the_pack_s(ready):
     assert data_source(config(data="elsewhere"), ready) == "elsewhere"
     assert data_source(config(), ready) == ready.pack["data"]["source"]

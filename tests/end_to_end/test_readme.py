@@ -41,6 +41,21 @@ def test_every_command_of_the_readme_runs(tmp_path: Path, full_run: Finished) ->
         assert done.returncode == 0, (words, done.stderr[-2000:])
 
 
+def test_every_imagenet_command_of_the_readme_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the weights: what they would do, and a table's plan as far as the model that is missing."""
+    lines = [line.split("  #")[0].strip() for block in blocks("shell") for line in block.splitlines()]
+    asked = [shlex.split(line)[1:] for line in lines if line.startswith("erase ")]
+    assert {words[0] for words in asked} == {"run", "table"}
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for words in asked:
+        done = command(*words, *(("--dry-run",) if words[0] == "run" else ()), cwd=tmp_path)
+        assert done.returncode == (0 if words[0] == "run" else 2), (words, done.stderr[-2000:])
+        if words[0] == "run":
+            assert "- '207'" in done.stdout
+        else:
+            assert "no model at 'facebook/DiT-XL-2-256'" in done.stderr
+
+
 def test_the_two_commands_are_what_ci_runs() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     for line in ("pip install . && erase run --forget 3", "pip install '.[test]' && pytest"):
