@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,14 +13,17 @@ Made = TypeVar("Made")
 IN_ADVANCE = 2  # items for each thread
 
 
-def ahead(make: Callable[[Item], Made], items: Iterable[Item], threads: int) -> Iterator[tuple[Item, Made]]:
-    """``(item, make(item))`` in order, made in ``threads`` threads, a bounded number of items in advance."""
+def ahead(
+    make: Callable[[Item], Made], items: Iterable[Item], threads: int, depth: int | None = None
+) -> Generator[tuple[Item, Made], None, None]:
+    """``(item, make(item))`` in order, made in ``threads`` threads, at most ``depth`` items in advance."""
+    depth = IN_ADVANCE * threads if depth is None else depth
     pool = ThreadPoolExecutor(threads)
     waiting: deque[tuple[Item, Future[Made]]] = deque()
     try:
         for item in items:
             waiting.append((item, pool.submit(make, item)))
-            if len(waiting) > IN_ADVANCE * threads:
+            if len(waiting) > depth:
                 done, future = waiting.popleft()
                 yield done, future.result()
         while waiting:

@@ -179,6 +179,7 @@ class RuntimeConfig:
         None, "samples that go through the model at once; a step's gradient is added up over them", low=1
     )
     checkpointing: bool = setting(False, "recompute each block in the backward pass: less memory, a third more time")
+    compile: bool = setting(False, "compile the transformer for training and sampling: faster after a warm-up")
     threads: int | None = setting(None, "CPU threads; default: torch's own choice", low=1)
     deterministic: bool = setting(False, "bit-exact arithmetic on a GPU too, slower")
     save_every: int = setting(500, "steps between saved states", low=1)

@@ -12,8 +12,10 @@ from .config import DitRecipe, OptimizerSide, ResolvedConfig
 from .methods import find_method
 from .model import new_transformer
 from .optim import POLICIES
+from .saliency import FISHER_BATCH
 
 FP32, BF16 = 4, 2
+BEFOREHAND = "more, while a Fisher diagonal or mask is computed"
 
 
 def predict(transformer: Mapping[str, Any], config: ResolvedConfig, bf16: bool) -> dict[str, int]:
@@ -41,7 +43,21 @@ def predict(transformer: Mapping[str, Any], config: ResolvedConfig, bf16: bool) 
         "the method's own": int(FP32 * count * method.memory),
         "activations": activations(recipe, *latents, batch, bf16, runtime.checkpointing),
     }
+    if method.precomputed_from:
+        before = beforehand(transformer, min(runtime.micro_batch or FISHER_BATCH, FISHER_BATCH), bf16)
+        parts[BEFOREHAND] = max(0, before - sum(parts.values()))
     return {**parts, "total": sum(parts.values())}
+
+
+def beforehand(transformer: Mapping[str, Any], batch: int, bf16: bool) -> int:
+    """Bytes while a Fisher diagonal or a mask is computed, at most: weights, two sets of results, a batch's pass.
+
+    The pass keeps each layer's input and output gradient, and checkpointing does not apply to it.
+    """
+    recipe, size = _recipe(transformer), int(transformer["sample_size"])
+    outputs = 9 * recipe.width * (size // recipe.patch) ** 2 * recipe.layers  # queries to output, and the wide layer's
+    kept = activations(recipe, int(transformer["in_channels"]), size, batch, bf16, checkpointing=False)
+    return 3 * FP32 * parameter_count(transformer) + kept + batch * outputs * (BF16 if bf16 else FP32)
 
 
 def parameter_count(transformer: Mapping[str, Any]) -> int:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from . import __version__, rng
 from .classifier import Classifier, Gate, Instrument, load_instrument, save_instrument
+from .compiled import compiled
 from .config import (
     ClassifierRecipe,
     DitRecipe,
@@ -98,7 +99,8 @@ def train_dit(
     trainer = Trainer(
         accelerator, transformer, method, policy, {"retain": stream}, plan, state, key, None, every, recipe.ema
     )
-    trainer.run("dit")
+    with compiled(transformer, config.runtime.compile):
+        trainer.run("dit")
     trainer.take_average()
     restore_forward(transformer)
     return transformer

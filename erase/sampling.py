@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import compress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from .ahead import ahead
 from .config import SampleConfig, as_mapping
 from .errors import UserError
 from .files import replacing
@@ -20,6 +20,7 @@ from .precision import autocast
 from .rng import image_seed
 
 DECODE_BATCH = 100
+WRITERS = 2  # threads that pack image files
 DECODE_PIXELS = 64 * 256 * 256  # decoded at once: the VAE's activations are some thousand bytes a pixel
 
 
@@ -87,15 +88,16 @@ def denoise(
     if guidance_channels not in ("all", "3"):
         raise UserError(f"unknown guidance_channels {guidance_channels!r}; known: all, 3")
     scheduler = make_scheduler(sampler)
-    scheduler.set_timesteps(steps, device=model.device)
+    scheduler.set_timesteps(steps)  # on the CPU, where the schedulers look them up: no step waits for a GPU
     channels = model.latent_shape[0]
     classes = torch.tensor(list(labels), device=model.device)
-    for t in scheduler.timesteps:
-        output = guided_output(model, latents, t, classes, guidance_scale, precision, guidance_channels)
-        if sampler == "ancestral":
-            latents = _ancestral_step(scheduler, output, int(t), latents, draw)
-        else:
-            latents = scheduler.step(output[:, :channels], t, latents, return_dict=False)[0]
+    with autocast(precision, model.device):  # one context for all steps: weights are cast once
+        for t in scheduler.timesteps:
+            output = guided_output(model, latents, t, classes, guidance_scale, precision, guidance_channels)
+            if sampler == "ancestral":
+                latents = _ancestral_step(scheduler, output, int(t), latents, draw)
+            else:
+                latents = scheduler.step(output[:, :channels], t, latents, return_dict=False)[0]
     return latents
 
 
@@ -119,7 +121,8 @@ def guided_output(
     both = torch.cat([classes, torch.full_like(classes, model.null_label)]) if guided else classes
     inputs = torch.cat([latents, latents]) if guided else latents
     with autocast(precision, model.device):
-        output = model.transformer(inputs, timestep=t.expand(len(inputs)), class_labels=both, return_dict=False)[0]
+        times = torch.full((len(inputs),), int(t), device=model.device)
+        output = model.transformer(inputs, timestep=times, class_labels=both, return_dict=False)[0]
     output = output.float()
     if not guided:
         return output
@@ -206,17 +209,26 @@ def sample_folder(
     """
     how = (config.guidance_scale, config.steps, config.sampler, precision, config.guidance_channels)
     counts = classes if isinstance(classes, Mapping) else dict.fromkeys(classes, config.per_class)
-    with tqdm(total=sum(counts.values()), desc=title, unit="image") as bar:
+
+    def missing() -> Iterator[tuple[list[Path], np.ndarray]]:
         for block in blocks(counts, config.block, config.retain_total is not None):
             paths = [image_path(folder, label, number) for label, number in block]
-            missing = [not path.is_file() for path in paths]
-            if any(missing):
-                seeds = [image_seed(config.seed, label, number) for label, number in block]
-                images = sample(model, [label for label, _ in block], seeds, *how)
-                for path, image in compress(zip(paths, images, strict=True), missing):
-                    with replacing(path, sync=False) as temporary:
-                        Image.fromarray(image).save(temporary)
+            if all(path.is_file() for path in paths):
+                bar.update(len(paths))
+                continue
+            seeds = [image_seed(config.seed, label, number) for label, number in block]
+            yield paths, sample(model, [label for label, _ in block], seeds, *how)
+
+    with tqdm(total=sum(counts.values()), desc=title, unit="image") as bar:
+        for (paths, _), _ in ahead(_write_images, missing(), WRITERS):  # files are packed while the next are drawn
             bar.update(len(paths))
+
+
+def _write_images(block: tuple[list[Path], np.ndarray]) -> None:
+    for path, image in zip(*block, strict=True):
+        if not path.is_file():
+            with replacing(path, sync=False) as temporary:
+                Image.fromarray(image).save(temporary)
 
 
 def blocks(counts: Mapping[int, int], size: int, across: bool) -> list[list[tuple[int, int]]]:

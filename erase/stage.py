@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from .classifier import Instrument, load_instrument
+from .compiled import check_compile
 from .config import ResolvedConfig
 from .data.classes import folder_ids
 from .data.images import ImageSet, load_images
@@ -83,6 +84,8 @@ def extract(extractor: Extractor, pixels: torch.Tensor) -> torch.Tensor:
 def preflight(config: ResolvedConfig, model: Model) -> Stage:
     """Checks everything a run will need at its end. Raises UserError for what is missing."""
     check_runtime(config.runtime)
+    cpu = config.runtime.device == "cpu" or not torch.cuda.is_available()
+    check_compile(config, "cpu" if cpu else "cuda")
     source = data_source(config, model)
     images = load_images(source, model.image_size, folder_ids(Path(source), model.labels, model.num_classes))
     if config.data.flip and images.arrays is not None:
@@ -105,9 +108,12 @@ def preflight(config: ResolvedConfig, model: Model) -> Stage:
 def _instruments(stage: Stage, config: ResolvedConfig, model: Model, forget: list[int]) -> Stage:
     """The stage with classifier and extractor. Raises UserError naming both files where both are missing."""
     faults = []
-    for find in (partial(_with_classifier, model=model, forget=forget), _with_extractor):
+    for find in (
+        partial(_with_classifier, config=config, model=model, forget=forget),
+        partial(_with_extractor, config=config),
+    ):
         try:
-            stage = find(stage, config)
+            stage = find(stage)
         except UserError as error:
             faults.append(str(error))
     if faults:

@@ -25,7 +25,7 @@ def save_state(
         for index, state in optimizer.state_dict()["state"].items():
             for name, value in state.items():
                 tensors[f"optimizer/{label}/{index}/{name}"] = torch.as_tensor(value)
-    write_tensors(path, {name: tensor.clone() for name, tensor in tensors.items()}, {"step": str(step), "key": key})
+    write_tensors(path, tensors, {"step": str(step), "key": key})
 
 
 def load_state(

@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
+from .ahead import ahead, cores
 from .extractors import Extracted, Extractor
 from .metrics.moments import Moments
 from .pictures import Pictures, different_sizes, spans
-
-Item = TypeVar("Item")
-Made = TypeVar("Made")
-
-
-def ahead(make: Callable[[Item], Made], items: Iterable[Item], threads: int, depth: int) -> Iterator[tuple[Item, Made]]:
-    """``(item, make(item))`` in order, made in ``threads`` threads, at most ``depth`` items in advance."""
-    pool = ThreadPoolExecutor(threads)
-    waiting: deque[tuple[Item, Future[Made]]] = deque()
-    try:
-        for item in items:
-            waiting.append((item, pool.submit(make, item)))
-            if len(waiting) > depth:
-                done, future = waiting.popleft()
-                yield done, future.result()
-        while waiting:
-            done, future = waiting.popleft()
-            yield done, future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def batch_size(extractor: Extractor, asked: int | None) -> int:
@@ -41,8 +19,7 @@ def batch_size(extractor: Extractor, asked: int | None) -> int:
 
 def workers(extractor: Extractor) -> int:
     """Threads that fill the cores; two at least, so that one decodes while another computes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores) if extractor.device.type == "cuda" else max(2, cores // torch.get_num_threads())
+    return min(8, cores()) if extractor.device.type == "cuda" else max(2, cores() // torch.get_num_threads())
 
 
 def extract(

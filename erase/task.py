@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -51,11 +53,13 @@ class DiffusionTask:
     def distance(self, batch: Batch, labels: torch.Tensor) -> torch.Tensor:
         """Per-sample mean squared distance from the noise predicted under the batch's labels to that under ``labels``.
 
-        The latter is the model's own, without gradient: fp32, n.
+        The latter is the model's own, without gradient: fp32, n. It comes second: under autocast the weights that the
+        first pass cast to bf16 serve both, while casts made without gradient would cut the other pass's gradient off.
         """
+        output = self.predict(batch)
         with torch.no_grad():
             target = self.predict(batch, labels)[:, : batch.x0.shape[1]].float()
-        return noise_mse(self.predict(batch), target)
+        return noise_mse(output, target)
 
     def relabelled(self, batch: Batch, labels: torch.Tensor) -> Batch:
         """The same images, noise and timesteps under other labels."""
@@ -63,15 +67,26 @@ class DiffusionTask:
 
     def next_class(self, labels: torch.Tensor) -> torch.Tensor:
         """For each label the retained class that follows it, around the end; the null label stays."""
-        table = torch.arange(self.null_label + 1, device=labels.device)
-        for label in self.classes:
-            table[label] = next((c for c in self.retained if c > label), self.retained[0])
-        return table[labels]
+        return self._on(labels.device)[0][labels]
 
     def random_class(self, batch: Batch) -> torch.Tensor:
         """For each sample a retained class, drawn anew at each step."""
-        retained = torch.tensor(self.retained, device=batch.labels.device)
+        retained = self._on(batch.labels.device)[1]
         return retained[(batch.draws * len(retained)).long()]
+
+    def _on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of each label the class that follows it, and the retained classes; copied to a device once."""
+        if device not in self._tables:
+            first = self._tables[torch.device("cpu")]
+            self._tables[device] = (first[0].to(device), first[1].to(device))
+        return self._tables[device]
+
+    @cached_property
+    def _tables(self) -> dict[torch.device, tuple[torch.Tensor, torch.Tensor]]:
+        retained, following = self.retained, list(range(self.null_label + 1))
+        for label in self.classes:
+            following[label] = retained[bisect_right(retained, label) % len(retained)]
+        return {torch.device("cpu"): (torch.tensor(following), torch.tensor(retained))}
 
     def over_timesteps(self, batch: Batch, chunk: int = 100) -> Iterator[Batch]:
         """The first image of ``batch`` at every timestep once, with noise of its own at each."""

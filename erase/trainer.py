@@ -6,7 +6,8 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from tqdm import tqdm
 
+from .ahead import ahead
 from .config import ObjectiveConfig, RuntimeConfig, UnlearnConfig
 from .data.latents import Batch, LatentStream
 from .errors import UserError
@@ -110,7 +112,7 @@ class Trainer:
 
     def run(self, title: str = "unlearn") -> None:
         """All steps, from the saved state if there is one."""
-        order = self.steps()
+        total = len(self.steps())
         weights: dict[str, torch.Tensor] = {
             **self.parameters,
             **{f"average/{name}": tensor for name, tensor in self.average.items()},
@@ -118,41 +120,69 @@ class Trainer:
         }
         start = load_state(self.state, self.key, weights, self.policy.optimizers)
         self._trim_metrics(start)
-        taken = {"forget": 0, "retain": 0}
-        for _, objective in order[:start]:
-            self._count(taken, objective)
         show = self.accelerator.is_main_process
-        bar = tqdm(order[start:], desc=title, initial=start, total=len(order), unit="step", disable=not show)
-        for step, (round_, objective) in enumerate(bar, start=start):
-            row = self.joint_step(round_, taken) if objective == "joint" else self.step(round_, objective, taken)
-            self._count(taken, objective)
-            self.pending.append({"step": step, "round": round_, "objective": objective, **row})
-            if len(self.pending) >= FLUSH_EVERY:
-                bar.set_postfix({objective: f"{self._flush():.4f}"})
-            if self.watch is not None:
-                self.watch(step + 1)
-            if (step + 1) % self.save_every == 0 and step + 1 < len(order):
-                self._flush()
-                save_state(self.state, step + 1, self.key, weights, self.policy.optimizers)
+        with closing(self.walk(start)) as rows:
+            bar = tqdm(rows, desc=title, initial=start, total=total, unit="step", disable=not show)
+            for row in bar:
+                self.pending.append(row)
+                if len(self.pending) >= FLUSH_EVERY:
+                    bar.set_postfix({row["objective"]: f"{self._flush():.4f}"})
+                done = row["step"] + 1
+                if self.watch is not None:
+                    self.watch(done)
+                if done % self.save_every == 0 and done < total:
+                    self._flush()
+                    save_state(self.state, done, self.key, weights, self.policy.optimizers)
         self._flush()
-        save_state(self.state, len(order), self.key, weights, self.policy.optimizers)
+        save_state(self.state, total, self.key, weights, self.policy.optimizers)
 
-    def step(self, round_: int, objective: str, taken: Mapping[str, int]) -> dict[str, Any]:
-        """One step of ``objective`` on its next batch: backward, edit (mask), clip, step."""
+    def walk(self, start: int = 0) -> Generator[dict[str, Any], None, None]:
+        """Takes the steps from number ``start`` on, and gives what each did; its numbers are still on the device.
+
+        A thread prepares the next batches meanwhile: each is a function of its number.
+        """
+        order, taken = self.steps(), {"forget": 0, "retain": 0}
+        numbers: list[dict[str, int]] = []
+        for _, objective in order:
+            sides = ("forget", "retain") if objective == "joint" else (objective,)
+            numbers.append({side: taken[side] for side in sides})
+            for side in sides:
+                taken[side] += 1
+        drawn = sum(map(len, numbers[:start]))
+        with closing(ahead(self._prepare, numbers[start:], threads=1)) as ready:
+            for step, (_, batches) in enumerate(ready, start=start):
+                round_, objective = order[step]
+                batches = {side: batch.to(self.accelerator.device) for side, batch in batches.items()}
+                if objective == "joint":
+                    row = self.joint_step(round_, batches)
+                else:
+                    row = self.step(round_, objective, batches[objective])
+                self._follow(drawn)
+                drawn += len(batches)
+                yield {"step": step, "round": round_, "objective": objective, **row}
+
+    def _prepare(self, numbers: Mapping[str, int]) -> dict[str, Batch]:
+        """The batches of these numbers. A copy to a GPU from page-locked memory does not wait for the GPU's work."""
+        batches = {side: self.streams[side].batch(number) for side, number in numbers.items()}
+        device = next(iter(self.parameters.values())).device
+        if device.type != "cuda":
+            return batches
+        with torch.cuda.device(device):  # the current device is a thread's own
+            return {side: batch.pinned() for side, batch in batches.items()}
+
+    def step(self, round_: int, objective: str, batch: Batch) -> dict[str, Any]:
+        """One step of ``objective`` on ``batch``: backward, edit (mask), clip, step."""
         lr, weight = self._scheduled(objective, round_)
-        batch = self.streams[objective].batch(taken[objective]).to(self.accelerator.device)
         loss = self._backward(objective, {objective: batch}, weight)
         norm = self._clip(objective)
         self.policy.step(objective, lr)
-        self._follow(sum(taken.values()))
         return {"loss": loss, "grad_norm": norm, "lr": lr, "weight": weight, **self.method.report(objective)}
 
-    def joint_step(self, round_: int, taken: Mapping[str, int]) -> dict[str, Any]:
+    def joint_step(self, round_: int, batches: Mapping[str, Batch]) -> dict[str, Any]:
         """One step with both gradients at the same weights: summed under one state, else each by its own.
 
         The method edits the gradients before their weights apply, so that a conflict is a matter of direction.
         """
-        batches = {side: self.streams[side].batch(taken[side]).to(self.accelerator.device) for side in taken}
         take = Take(self)
         gradients = self.method.gradients(batches, take)
         rates = {side: self._scheduled(side, round_) for side in gradients}
@@ -169,7 +199,6 @@ class Trainer:
             row[name] = self._clip(side)
             self.policy.step(side, rates[side][0])
         self.method.after_step(batches, rates["forget"][0], self._evaluate)
-        self._follow(sum(taken.values()))
         parts = {f"{side}_loss": loss for side, loss in take.losses.items() if side != "forget"}
         return {**row, **parts, **self.method.report("joint")}
 
@@ -250,13 +279,17 @@ class Trainer:
         return {side: torch.cat(values) for side, values in seen.items()}, loss
 
     def _clip(self, objective: str) -> torch.Tensor:
-        limit = getattr(self.plan, objective).clip
-        return torch.nn.utils.clip_grad_norm_(self.parameters.values(), float("inf") if limit is None else limit)
+        """The gradient's norm, before it is bounded where there is a bound."""
+        limit, parameters = getattr(self.plan, objective).clip, self.parameters.values()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if limit is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        return norm
 
-    def _follow(self, number: int) -> None:
-        """Moves the average after step ``number``."""
+    def _follow(self, drawn: int) -> None:
+        """Moves the average after a step that ``drawn`` batches came before."""
         if self.average:
-            decay = min(self.decay or 0.0, (1 + number) / (10 + number))  # short memory at the start
+            decay = min(self.decay or 0.0, (1 + drawn) / (10 + drawn))  # short memory at the start
             torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
 
     def take_average(self) -> None:
@@ -264,11 +297,6 @@ class Trainer:
         with torch.no_grad():
             for name, tensor in self.average.items():
                 self.parameters[name].copy_(tensor)
-
-    @staticmethod
-    def _count(taken: dict[str, int], objective: str) -> None:
-        for side in ("forget", "retain") if objective == "joint" else (objective,):
-            taken[side] += 1
 
     def _flush(self) -> float:
         """Writes the pending rows; the last loss."""

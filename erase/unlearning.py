@@ -19,6 +19,8 @@ import yaml
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from .ahead import ahead
+from .compiled import compiled
 from .config import ResolvedConfig, RunConfig, SampleConfig, as_mapping, changes
 from .data.latents import Batch, LatentSet, fixed_latents
 from .data.split import Split, encode_split
@@ -47,14 +49,13 @@ from .presets import config_hash, family_of, load_yaml, output_folder, resolve, 
 from .report.card import model_card
 from .report.grid import draw_grid, grid_classes
 from .rng import image_seed
+from .saliency import FISHER_BATCH
 from .sampling import drawing, image_path, sample_folder, sample_latents
 from .scoring import describe, folder_features, read_folder, score_reading
 from .snapshots import snapshot_folder, take_snapshot
 from .stage import Stage, extract, preflight, raise_gate
 from .task import DiffusionTask
 from .trainer import Trainer, make_accelerator
-
-FISHER_BATCH = 64
 
 
 def run(request: RunConfig, words: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -91,7 +92,8 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
         stage = raise_gate(stage, accelerator.device)
 
     with timed(seconds, "sample"):
-        original = original_samples(model, config.sample, config.runtime.precision, stage.counts)
+        runtime = config.runtime
+        original = original_samples(model, config.sample, runtime.precision, stage.counts, runtime.compile)
 
     with timed(seconds, "precompute"):
         null, flip = model.null_label, config.data.flip
@@ -108,7 +110,8 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
         drop_stale_samples(output / "samples", digest(original.name, weights_key(model.transformer)))
         copy_samples(original, output / "samples" / "original", stage.counts)
         folder, precision = output / "samples" / "erased", config.runtime.precision
-        sample_folder(model, folder, config.sample, stage.counts, "sample erased", precision)
+        with compiled(model.transformer, config.runtime.compile):
+            sample_folder(model, folder, config.sample, stage.counts, "sample erased", precision)
 
     with timed(seconds, "score"):
         results = score(config, model, stage, forget, output, original)
@@ -188,6 +191,7 @@ def prepare(
     task = DiffusionTask(module, Schedule(), model.classes, forget, model.null_label)
     method = find_method(config.method.name)(config.method, task)
     seed = 0 if method.per_model else config.seed
+    part = min(config.runtime.micro_batch or FISHER_BATCH, FISHER_BATCH)
 
     def batches(source: str | LatentSet, samples: int) -> Iterator[Batch]:
         size = min(FISHER_BATCH, samples)
@@ -195,8 +199,8 @@ def prepare(
             stream = split.beforehand(source, seed, size)
         else:
             stream = split.stream(source, "precompute", seed, size)
-        for step in range(math.ceil(samples / size)):
-            yield stream.batch(step).to(accelerator.device)
+        for _, batch in ahead(stream.batch, range(math.ceil(samples / size)), threads=1):
+            yield from batch.to(accelerator.device).parts(part)
 
     def make() -> dict[str, torch.Tensor]:
         replay = partial(replay_set, model, config.sample, precision=config.runtime.precision)
@@ -207,8 +211,9 @@ def prepare(
         options = {name: getattr(config.method, name) for name in method.precomputed_from}
         shaped = [] if method.per_model else [sorted(forget), seed]
         protocol, data = (drawing(config.sample), "") if method.per_model else ({}, split.key)
-        arithmetic = (model.device.type, chosen(config.runtime.precision, model.device))
-        key = digest(method.name, options, shaped, protocol, model.key(), data, *arithmetic)
+        how = arithmetic(model, config.runtime.precision)
+        how += [f"parts of {part}"] if part < FISHER_BATCH else []
+        key = digest(method.name, options, shaped, protocol, model.key(), data, *how)
         kept = cache_folder("precomputed") / f"{method.name}-{key}.safetensors"
         tensors = once(kept, make)
         link(kept, output / "precomputed" / f"{method.name}-{key[:8]}.safetensors")
@@ -237,8 +242,8 @@ def unlearn(
     config: ResolvedConfig, model: Model, method: Method, split: Split, accelerator: Accelerator, output: Path, key: str
 ) -> None:
     """Trains the transformer in place; or takes the weights that the same training left in the cache."""
-    arithmetic = (model.device.type, chosen(config.runtime.precision, model.device))
-    kept = cache_folder("weights") / f"{method.name}-{digest(key, *arithmetic)}.safetensors"
+    how = arithmetic(model, config.runtime.precision, config.runtime.compile)
+    kept = cache_folder("weights") / f"{method.name}-{digest(key, *how)}.safetensors"
     if method.keeps_weights and kept.is_file():
         with torch.no_grad():
             for name, value in read_tensors(kept).items():
@@ -263,7 +268,8 @@ def unlearn(
     watch(config, model, output, 0)
     if config.runtime.checkpointing:
         model.transformer.enable_gradient_checkpointing()
-    trainer.run()
+    with compiled(model.transformer, config.runtime.compile):
+        trainer.run()
     model.transformer.disable_gradient_checkpointing()
     trainer.take_average()
     if method.keeps_weights:
@@ -288,17 +294,27 @@ def draw(config: ResolvedConfig, model: Model, stage: Stage, forget: list[int], 
 
 
 def original_samples(
-    model: Model, sample: SampleConfig, precision: str = "auto", counts: Mapping[int, int] | None = None
+    model: Model,
+    sample: SampleConfig,
+    precision: str = "auto",
+    counts: Mapping[int, int] | None = None,
+    compile: bool = False,
 ) -> Path:
     """The original model's images under this protocol, made once and kept in the cache.
 
     ``counts``: how many of each class; default: ``per_class`` of all.
     """
     counts = dict.fromkeys(model.classes, sample.per_class) if counts is None else counts
-    arithmetic = (model.device.type, chosen(precision, model.device))
-    folder = cache_folder("samples", digest(model.key(), list(counts.items()), *arithmetic, drawing(sample)))
-    sample_folder(model, folder, sample, counts, "sample original", precision)
+    how = arithmetic(model, precision, compile)
+    folder = cache_folder("samples", digest(model.key(), list(counts.items()), *how, drawing(sample)))
+    with compiled(model.transformer, compile):
+        sample_folder(model, folder, sample, counts, "sample original", precision)
     return folder
+
+
+def arithmetic(model: Model, precision: str, compile: bool = False) -> list[str]:
+    """What rounds differently, and so has places of its own in the cache."""
+    return [model.device.type, chosen(precision, model.device), *(["compiled"] if compile else [])]
 
 
 def drop_stale_samples(folder: Path, key: str) -> None:

@@ -4,10 +4,21 @@ import pytest
 import torch
 
 from erase.config import RunConfig
-from erase.memory import activations, device_memory, optimizer_moments, parameter_count, predict, told
+from erase.diffusion import Schedule
+from erase.memory import (
+    BEFOREHAND,
+    activations,
+    beforehand,
+    device_memory,
+    optimizer_moments,
+    parameter_count,
+    predict,
+    told,
+)
 from erase.presets import resolve
+from erase.task import DiffusionTask
 
-from .helpers import make_transformer
+from .helpers import make_batch, make_transformer
 
 XL = {
     "num_attention_heads": 16, "attention_head_dim": 72, "num_layers": 28, "patch_size": 2,
@@ -88,6 +99,45 @@ def test_what_the_settings_change():
     assert predict(XL, config("surgery"), bf16=True)["gradients"] == 8 * P
     both = predict(XL, config("eupmu", "shared"), bf16=True)  # one pass over both batches
     assert both["activations"] == pytest.approx(2 * base["activations"], rel=0.05)
+
+
+def test_what_is_computed_beforehand_may_need_more_than_the_training():
+    plain, parts = (predict(XL, config(runtime={"micro_batch": size}), bf16=True) for size in (None, 8))
+    assert plain["total"] == beforehand(XL, 64, bf16=True) > 30 * 2**30
+    assert parts[BEFOREHAND] == 0
+    assert BEFOREHAND not in predict(XL, config("ga"), bf16=True)
+
+
+def held_by_fisher(transformer, batch):
+    """Bytes of what autograd and the hooks keep of a batch, weights and results apart."""
+    own = {p.untyped_storage().data_ptr() for p in transformer.parameters()}
+    kept, held = {}, []
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+            held.append(tensor)
+        return tensor
+
+    def watch(layer, words, output):
+        keep(words[0])
+        output.register_hook(lambda gradient: keep(gradient))
+
+    for layer in transformer.modules():
+        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+            layer.register_forward_hook(watch)
+    task = DiffusionTask(transformer, Schedule(), [0, 1, 2, 3], [0], 12)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        task.loss(make_batch(batch)).sum().backward()
+    return sum(kept.values())
+
+
+def test_the_pass_of_a_fisher_diagonal_keeps_what_was_predicted():
+    transformer = make_transformer(layers=4)
+    results = 3 * 4 * sum(p.numel() for p in transformer.parameters())
+    predicted = beforehand(shape_of(transformer), 6, bf16=False) - results
+    assert predicted == pytest.approx(held_by_fisher(transformer, 6), rel=0.15)
 
 
 def test_too_much_is_a_warning():

@@ -124,6 +124,24 @@ def test_weights_of_another_kind_of_layer_fall_back_to_the_loop():
     assert found["1.weight"].min() > 0
 
 
+def test_under_autocast_the_gradient_is_that_of_the_rounded_input():
+    """Which is what the layer multiplied; squares of products of bf16 values, summed in fp32."""
+    torch.manual_seed(0)
+    module, x = nn.Linear(24, 16), torch.randn(5, 7, 24)
+
+    def run(x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return module(x)
+
+    found = fisher_diagonal(module, lambda x: run(x).float().square().flatten(1).sum(1), [x])["weight"]
+    gradient = 2 * run(x).detach().double()
+    rounded, kept = x.bfloat16().double(), x.double()
+    wanted, other = (torch.bmm(gradient.transpose(1, 2), side).square().mean(0).float() for side in (rounded, kept))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * wanted.max().item())
+    assert not torch.allclose(other, wanted, rtol=1e-4)
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 def test_a_convolution_over_overlapping_patches_is_not_taken_for_a_patch_embedding():
     torch.manual_seed(0)
     module = nn.Conv2d(2, 3, 3, padding=1)

@@ -46,3 +46,20 @@ def test_samples_do_not_interact(task):
     task.loss(batch)[0].backward()
     assert torch.count_nonzero(batch.x0.grad[1:]) == 0
     assert torch.count_nonzero(batch.x0.grad[0]) > 0
+
+
+def test_the_class_that_follows_is_a_retained_one_and_null_stays(tiny):
+    task = DiffusionTask(tiny, Schedule(), [1, 3, 4, 8], [3, 8], 12)
+    assert task.next_class(torch.tensor([3, 8, 1, 4, 12, 3])).tolist() == [4, 1, 4, 1, 12, 4]
+
+
+def test_the_distance_reaches_every_weight_in_bf16_too(task):
+    """Casts of weights that a pass without gradient leaves behind would cut the other pass off."""
+    batch, weights = make_batch(5), [p for p in task.module.parameters() if p.dim() > 1]
+    with torch.autocast("cpu", torch.bfloat16):
+        distance = task.distance(batch, torch.full((5,), 12))
+    gradients = torch.autograd.grad(distance.sum(), weights)
+    assert all(gradient.any() for gradient in gradients)
+    with torch.no_grad():
+        wanted = (task.predict(batch) - task.predict(batch, torch.full((5,), 12)))[:, :4].square().mean((1, 2, 3))
+    torch.testing.assert_close(distance.detach(), wanted, rtol=0.1, atol=1e-3)

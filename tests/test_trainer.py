@@ -1,6 +1,7 @@
 """The one loop: order, stopping and continuing, masks, averages, and what it refuses to go on with."""
 
 import json
+import threading
 
 import pytest
 import torch
@@ -174,13 +175,36 @@ def test_metrics_of_a_killed_process_are_trimmed(whole, tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == (whole["dual"][1] / "metrics.jsonl").read_text()
 
 
+def test_batches_are_prepared_ahead_in_a_thread_and_change_nothing(whole, tmp_path):
+    """The same bits as from steps that are taken one by one on batches drawn in their place."""
+    walked, by_hand = make_trainer(tmp_path / "a"), make_trainer(tmp_path / "b")
+    drawn = []
+
+    class Watched:
+        def batch(self, number, stream=walked.streams["retain"]):
+            drawn.append((number, threading.current_thread() is threading.main_thread()))
+            return stream.batch(number)
+
+    walked.streams["retain"] = Watched()
+    numbers = {"forget": 0, "retain": 0}
+    for row, (round_, side) in zip(walked.walk(), by_hand.steps(), strict=True):
+        wanted = by_hand.step(round_, side, by_hand.streams[side].batch(numbers[side]))
+        numbers[side] += 1
+        assert (row["round"], row["objective"]) == (round_, side)
+        assert torch.equal(row["loss"], wanted["loss"])
+        assert torch.equal(row["grad_norm"], wanted["grad_norm"])
+    assert drawn == [(number, False) for number in range(PLAN.rounds + PLAN.finish)]
+    assert same(weights_of(walked.module), weights_of(by_hand.module))
+    assert same(weights_of(walked.module), weights_of(whole["dual"][0].module))
+
+
 @pytest.mark.parametrize("policy", ["dual", "shared"])
 def test_forget_steps_leave_masked_weights_bit_identical_under_dual_alone(tmp_path, policy):
     trainer = make_trainer(tmp_path, policy)
     for number in range(2):
-        trainer.step(0, "retain", {"forget": 0, "retain": number})
+        trainer.step(0, "retain", trainer.streams["retain"].batch(number))
     before = weights_of(trainer.module)
-    trainer.step(0, "forget", {"forget": 0, "retain": 2})
+    trainer.step(0, "forget", trainer.streams["forget"].batch(0))
     masked = [~mask for _, mask in trainer.method.masked]
     assert sum(int(m.sum()) for m in masked) > 1000
     after = weights_of(trainer.module)
@@ -264,10 +288,10 @@ def test_the_clip_bounds_the_norm_and_the_unclipped_one_is_reported(tmp_path):
     def norm():
         return sum(parameter.grad.square().sum().item() for parameter in trainer.parameters.values()) ** 0.5
 
-    reported = trainer.step(0, "retain", {"forget": 0, "retain": 0})["grad_norm"].item()
+    reported = trainer.step(0, "retain", trainer.streams["retain"].batch(0))["grad_norm"].item()
     assert reported == pytest.approx(3 * count**0.5, rel=1e-4)
     assert norm() == pytest.approx(0.5, rel=1e-4)
-    row = trainer.step(0, "forget", {"forget": 0, "retain": 1})
+    row = trainer.step(0, "forget", trainer.streams["forget"].batch(0))
     assert norm() == pytest.approx(6 * count**0.5, rel=1e-4)
     assert row["weight"] == 2.0
 

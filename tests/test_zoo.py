@@ -12,6 +12,7 @@ from erase.data.split import Split
 from erase.methods import METHODS, refusal
 from erase.optim import POLICIES
 from erase.presets import resolve
+from erase.saliency import fisher_diagonal
 from erase.trainer import make_accelerator
 from erase.unlearning import prepare, unlearn
 
@@ -36,7 +37,7 @@ def make_split(n=60):
     return Split({"forget": whole.part(gone), "retain": whole.part(~gone)}, 12)
 
 
-def go(folder, name, policy, spy=None, options=None, micro_batch=None, checkpointing=False, **plan):
+def go(folder, name, policy, spy=None, options=None, micro_batch=None, checkpointing=False, compile=False, **plan):
     """One short run that forgets two classes; its weights before and after."""
     folder.mkdir(exist_ok=True)
     rounds, finish = (0, 4) if name == "retrain" else (3, 1)
@@ -44,7 +45,7 @@ def go(folder, name, policy, spy=None, options=None, micro_batch=None, checkpoin
         "unlearn": {"rounds": rounds, "finish": finish, "label_dropout": 0.5, "forget": SIDE, "retain": SIDE, **plan},
         "sample": {"steps": 2, "block": 10},
         "method": {**METHODS[name].quick, **(options or {})},
-        "runtime": {"micro_batch": micro_batch, "checkpointing": checkpointing},
+        "runtime": {"micro_batch": micro_batch, "checkpointing": checkpointing, "compile": compile},
     }
     config = resolve(RunConfig(["1", "2"], method=name, optimizer=policy), settings)
     model = make_model(classes=range(5))
@@ -176,6 +177,20 @@ def test_micro_batches_change_nothing_but_rounding(tmp_path, name, policy, optio
     assert names[0].keys() == names[1].keys()
     for key, value in names[0].items():
         assert names[1][key] == (pytest.approx(value, rel=1e-4, abs=1e-6) if isinstance(value, float) else value)
+
+
+def test_what_is_computed_beforehand_keeps_to_micro_batches_too(tmp_path, monkeypatch):
+    """Else it would be what does not fit; the cache holds each apart, for they are rounded differently."""
+    seen = []
+
+    def watched(module, loss, batches):
+        seen.append([])
+        return fisher_diagonal(module, lambda batch: seen[-1].append(len(batch)) or loss(batch), batches)
+
+    monkeypatch.setattr("erase.methods.sfron.fisher_diagonal", watched)
+    for micro_batch in (None, 100, 5, 5):
+        go(tmp_path / str(len(seen)), "sfron", "dual", micro_batch=micro_batch)
+    assert seen == [[16], [16], [5, 5, 5, 1], [5, 5, 5, 1]]  # forget and retain; made twice, read twice
 
 
 def test_the_mean_of_parts_means_would_be_another_loss(tmp_path):

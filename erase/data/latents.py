@@ -30,6 +30,10 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         return Batch(*(value.to(device, non_blocking=True) for value in vars(self).values()))
 
+    def pinned(self) -> Batch:
+        """The same in page-locked memory."""
+        return Batch(*(value.pin_memory() for value in vars(self).values()))
+
     def part(self, chosen: torch.Tensor | slice) -> Batch:
         """The samples at these positions (int64, bool or a slice)."""
         return Batch(*(value[chosen] for value in vars(self).values()))

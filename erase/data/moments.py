@@ -133,9 +133,9 @@ def _encode(vae: Any, images: ImageSet, indices: np.ndarray, shards: list[Shard]
             bad += int((~good).sum())
             if bad > BAD_SHARE * len(indices):
                 break  # the shards that are whole stay
-            moments = _moments(vae, pixels, device)
+            moments = moments_of(vae, pixels, device)
             if flip:
-                moments |= {f"{name}_mirrored": v for name, v in _moments(vae, pixels.flip(-1), device).items()}
+                moments |= {f"{name}_mirrored": v for name, v in moments_of(vae, pixels.flip(-1), device).items()}
             pieces.append({"good": good, **{name: value[: len(positions)] for name, value in moments.items()}})
             bar.update(len(positions))
             while left and sum(len(piece["good"]) for piece in pieces) >= len(left[0].positions):
@@ -172,7 +172,7 @@ def _reader(images: ImageSet, indices: np.ndarray) -> Callable[[np.ndarray], tup
     return read
 
 
-def _moments(vae: Any, pixels: torch.Tensor, device: torch.device) -> Tensors:
+def moments_of(vae: Any, pixels: torch.Tensor, device: torch.device) -> Tensors:
     posterior = vae.encode(pixels.to(device).float() / 127.5 - 1).latent_dist
     return {"mean": posterior.mean.cpu(), "std": posterior.std.cpu()}
 

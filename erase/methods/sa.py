@@ -106,12 +106,11 @@ class SelectiveAmnesia(base.Method):
         if objective != "retain" or not self.options.strength:
             return
         with torch.no_grad():
-            moved = [p - start for p, start in zip(self.parameters, self.anchor, strict=True)]
-            pull = [d * stiff for d, stiff in zip(moved, self.stiffness, strict=True)]
-            self.penalty = base.inner(moved, pull)
-            for parameter, tug in zip(self.parameters, pull, strict=True):
-                if parameter.grad is not None:
-                    parameter.grad.add_(tug, alpha=2.0)
+            moved = torch._foreach_sub(self.parameters, self.anchor)
+            pull = torch._foreach_mul(moved, self.stiffness)
+            self.penalty = base.inner(list(moved), list(pull))
+            pairs = [(p.grad, tug) for p, tug in zip(self.parameters, pull, strict=True) if p.grad is not None]
+            torch._foreach_add_([gradient for gradient, _ in pairs], [tug for _, tug in pairs], alpha=2.0)
 
     def report(self, objective: str) -> dict[str, torch.Tensor]:
         return {"penalty": self.penalty} if objective != "forget" and self.penalty is not None else {}

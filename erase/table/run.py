@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..ahead import cores
 from ..config import merge
 from .cells import Entry, Standing, Store, held, standings
 from .config import dotted, find_table, load_table
 from .golden import check_golden
 from .plan import Plan, make_plan
-from .pool import Runner, cores, processes
+from .pool import Runner, processes
 from .render import render
 from .work import CellTask, do_cell
 

@@ -1,0 +1,51 @@
+"""Compiled transformer blocks, for as long as a context lasts."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from .config import ResolvedConfig
+from .errors import UserError
+
+
+def check_compile(config: ResolvedConfig, device: str) -> None:
+    """Raises UserError where ``runtime.compile`` cannot work. ``device``: cpu or cuda."""
+    if not config.runtime.compile:
+        return
+    if getattr(config.method, "order", 1) == 2:
+        raise UserError("runtime.compile has no second derivative, which method.order=2 needs; leave one of them out")
+    if device == "cuda" and importlib.util.find_spec("triton") is None:
+        raise UserError("runtime.compile needs triton, which is not installed; leave it false")
+    if device == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+        raise UserError("runtime.compile needs a C++ compiler on a CPU, and there is no g++; leave it false")
+
+
+@contextmanager
+def compiled(transformer: Any, wanted: bool) -> Iterator[None]:
+    """Inside, the transformer's blocks run compiled, if ``wanted``; the names of weights stay as they are.
+
+    Block by block, since all have the same code: one is compiled for all. Hooks inside a block are not seen meanwhile.
+    """
+    blocks = list(transformer.transformer_blocks) if wanted else []
+    if wanted:
+        print("runtime.compile: compiling, so the first step of each kind takes up to minutes", file=sys.stderr)
+    for block in blocks:
+        block.compile()
+    try:
+        yield
+    finally:
+        for block in blocks:
+            block._compiled_call_impl = None
+
+
+def is_compiled(module: torch.nn.Module) -> bool:
+    """Whether any part of it runs compiled."""
+    return any(part._compiled_call_impl is not None for part in module.modules())
