@@ -9,7 +9,7 @@ from erase.data.images import load_images
 from erase.errors import UserError
 from erase.imagenet import class_names, wnids
 from erase.presets import resolve
-from erase.unlearning import check_classes
+from erase.stage import check_classes
 
 from .helpers import make_model, write_image
 

@@ -34,7 +34,9 @@ def commands() -> list[list[str]]:
 def test_every_command_of_the_readme_runs(tmp_path: Path, full_run: Finished) -> None:
     assert len(commands()) >= 5
     for words in commands():
-        small = {"run": QUICK, "pretrain": TINY, "table": ("--render",)}.get(words[0], ())
+        small = {"run": QUICK, "pretrain": TINY, "table": ("--render",), "sample": ("sample.steps=2",)}.get(
+            words[0], ()
+        )
         if "salun" in words:
             small = [word.replace("fisher_samples", "saliency_samples") for word in small]
         done = command(*words, *small, cwd=tmp_path)
