@@ -177,6 +177,9 @@ def score(
     asked = _asked(metrics)
     rows = []
     given = [sources] if isinstance(sources, str | Path) else list(sources)
+    for source in given:  # before an extractor is looked for
+        if not Path(source).exists():
+            raise UserError(f"no run or folder of images at {source}")
     for source in given:
         run = Path(source) if is_run(Path(source)) else None
         instrument = find_extractor(extractor or (str(run) if run else INCEPTION), weights, device)

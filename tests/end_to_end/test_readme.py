@@ -33,6 +33,7 @@ def commands() -> list[list[str]]:
 
 def test_every_command_of_the_readme_runs(tmp_path: Path, full_run: Finished) -> None:
     assert len(commands()) >= 5
+    shutil.copytree(full_run.folder, tmp_path / "runs" / full_run.folder.name)
     for words in commands():
         small = {"run": QUICK, "pretrain": TINY, "table": ("--render",), "sample": ("sample.steps=2",)}.get(
             words[0], ()
