@@ -13,7 +13,6 @@ import pytest
 
 from erase.report.table import result_table
 
-from .conftest import Finished
 from .conftest import quick as command
 from .test_pretrain import TINY
 from .test_run import QUICK
@@ -31,10 +30,9 @@ def commands() -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines if line.startswith("erase ")]
 
 
-def test_every_command_of_the_readme_runs(tmp_path: Path, full_run: Finished) -> None:
+def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
     assert len(commands()) >= 5
-    shutil.copytree(full_run.folder, tmp_path / "runs" / full_run.folder.name)
-    for words in commands():
+    for words in [["run", "--forget", "3"], *commands()]:  # the first of the two commands stands apart
         small = {"run": QUICK, "pretrain": TINY, "table": ("--render",), "sample": ("sample.steps=2",)}.get(
             words[0], ()
         )
