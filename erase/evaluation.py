@@ -179,7 +179,7 @@ def score(
     given = [sources] if isinstance(sources, str | Path) else list(sources)
     for source in given:  # before an extractor is looked for
         if not Path(source).exists():
-            raise UserError(f"no run or folder of images at {source}")
+            raise UserError(f"no images at {source}; give a run, a folder of images or an .npz")
     for source in given:
         run = Path(source) if is_run(Path(source)) else None
         instrument = find_extractor(extractor or (str(run) if run else INCEPTION), weights, device)
