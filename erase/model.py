@@ -167,7 +167,7 @@ def _from_pretrained(cls: Any, path: Path) -> Any:
 
     safe = any(path.glob("*.safetensors*")) or not any(path.glob("*.bin*"))
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it warns of TIME_KEY and of the older layout's config, which we know
+    logging.set_verbosity(logging.CRITICAL)  # what it warns of we know, and what fails is said once, by us
     try:
         module, info = cls.from_pretrained(
             path,
