@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ def _from_pretrained(cls: Any, path: Path) -> Any:
 
     safe = any(path.glob("*.safetensors*")) or not any(path.glob("*.bin*"))
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)  # what it warns of we know, and what fails is said once, by us
+    logging.set_verbosity(CRITICAL)  # what it warns of we know, and what fails is said once, by us
     try:
         module, info = cls.from_pretrained(
             path,

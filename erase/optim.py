@@ -139,10 +139,8 @@ class DualPlus(Shared):
     one_state = False
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig) -> None:
+        check_kinds(config)
         sides = {"forget": config.forget, "retain": config.retain}
-        for name, side in sides.items():
-            if side.kind != "adamw":
-                raise UserError(f"dual_plus is a form of AdamW; optimizer.{name}.kind={side.kind} does not go with it")
         self.rule = BaseDelta(parameters, sides, (config.base.beta1, config.base.beta2))
         self.optimizers = {"dual_plus": self.rule}
 
@@ -158,6 +156,13 @@ POLICIES: dict[str, type[Shared]] = {policy.name: policy for policy in (Shared, 
 def make_policy(config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter]) -> Shared:
     check_policy(config.policy)
     return POLICIES[config.policy](parameters, config)
+
+
+def check_kinds(config: OptimizerConfig) -> None:
+    """Raises UserError for an update rule that the policy has no form of."""
+    for name, side in (("forget", config.forget), ("retain", config.retain)):
+        if config.policy == DualPlus.name and side.kind != "adamw":
+            raise UserError(f"dual_plus is a form of AdamW; optimizer.{name}.kind={side.kind} does not go with it")
 
 
 def check_policy(name: str) -> None:

@@ -13,6 +13,7 @@ from .config import SHORT, PretrainConfig, ResolvedConfig, RunConfig, build, cha
 from .errors import UserError, nearest
 from .files import digest, read_json, shipped
 from .methods import Method, find_method, refusal
+from .optim import check_kinds
 from .sources import CHECKPOINTS, HUB, find_source, read_config
 
 SECTIONS = ("model", "data", "method", "optimizer", "unlearn", "sample", "score", "runtime")
@@ -86,6 +87,7 @@ def resolve(
     if why:
         raise UserError(why)
     _check_update(method, config)
+    check_kinds(config.optimizer)
     return config
 
 

@@ -10,4 +10,5 @@ class Finetune(Method):
     summary = "train on the retain set alone and hope that the class fades"
     needs: ClassVar[tuple[str, ...]] = ("retain images",)
     objectives = ("retain",)
+    updates = ("alternating",)
     Options = Options

@@ -63,7 +63,8 @@ class SelectiveAmnesia(base.Method):
             fisher = fisher_diagonal(module, self.task.loss, beforehand.batches(replay, options.fisher_samples))
         else:
             images = (self.task.over_timesteps(image) for image in beforehand.images(replay, options.fisher_images))
-            fisher = fisher_summed(module, self.task.loss, images)
+            total = fisher_summed(module, self.task.loss, images)
+            fisher = {name: value / self.task.schedule.timesteps**2 for name, value in total.items()}  # of the mean
         level = mean_loss(self.task.loss, beforehand.batches(replay, options.fisher_samples))
         latents = replay.moments.mean * replay.moments.scaling_factor
         drawn = {"replay/latents": latents, "replay/labels": torch.from_numpy(replay.labels)}
