@@ -220,7 +220,7 @@ class Trainer:
         gradient finds its derivative by each value, and a second one takes the parts' gradients with these factors.
         """
         method, size = self.method, self.micro_batch
-        whole = size is None or all(len(batch) <= size for batch in batches.values())
+        whole = size is None or sum(map(len, batches.values())) <= size  # a joint loss holds both graphs
         mean = reduce is None and method.additive(objective)
         reduce = reduce or (lambda values: method.reduce(objective, values[objective]))
         for parameter in self.parameters.values():
