@@ -87,6 +87,7 @@ def resolve(
     if why:
         raise UserError(why)
     _check_update(method, config)
+    method.check(config)
     check_kinds(config.optimizer)
     return config
 

@@ -198,6 +198,8 @@ class Trainer:
             name = "grad_norm" if side == "forget" else f"{side}_grad_norm"
             row[name] = self._clip(side)
             self.policy.step(side, rates[side][0])
+            if side != "forget":
+                row[f"{side}_lr"] = rates[side][0]
         self.method.after_step(batches, rates["forget"][0], self._evaluate)
         parts = {f"{side}_loss": loss for side, loss in take.losses.items() if side != "forget"}
         return {**row, **parts, **self.method.report("joint")}
@@ -234,7 +236,7 @@ class Trainer:
             parts = [(side, part) for side, batch in batches.items() for part in batch.parts(size or 1)]
             values, loss = self._in_parts(objective, parts, weight, None if mean else reduce)
         method.observe({side: value.detach() for side, value in values.items()})
-        method.edit_gradients(objective)
+        method.edit_gradients(objective, weight)
         return loss.detach()
 
     @torch.no_grad()
@@ -347,15 +349,13 @@ class Take:
         self.losses.setdefault(side, loss)
         return self._gradient()
 
-    def whole(self, side: str, loss: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
-        if self.trainer.micro_batch is not None:
-            raise UserError("this method differentiates through its own step, which cannot be cut into micro-batches")
+    def whole(self, side: str, loss: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
         for parameter in self.trainer.parameters.values():
             parameter.grad = None
         with self.trainer.accelerator.autocast():
-            value = loss()
+            value, shown = loss()
         self.trainer.accelerator.backward(value)
-        self.losses.setdefault(side, value.detach())
+        self.losses.setdefault(side, shown.detach())
         return self._gradient()
 
     def _gradient(self) -> list[torch.Tensor]:

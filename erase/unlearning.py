@@ -204,13 +204,13 @@ def prepare(
 
     def make() -> dict[str, torch.Tensor]:
         replay = partial(replay_set, model, config.sample, precision=config.runtime.precision)
-        return method.precompute(Beforehand(model.transformer, batches, replay))
+        return method.precompute(Beforehand(model.transformer, batches, replay, part))
 
     tensors: dict[str, torch.Tensor] = {}
     if type(method).precompute is not Method.precompute:
         options = {name: getattr(config.method, name) for name in method.precomputed_from}
         shaped = [] if method.per_model else [sorted(forget), seed]
-        protocol, data = (drawing(config.sample), "") if method.per_model else ({}, split.key)
+        protocol, data = (drawing(config.sample), model.classes) if method.per_model else ({}, split.key)
         how = arithmetic(model, config.runtime.precision)
         how += [f"parts of {part}"] if part < FISHER_BATCH else []
         key = digest(method.name, options, shaped, protocol, model.key(), data, *how)

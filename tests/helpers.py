@@ -45,7 +45,7 @@ def make_batch(n=6, seed=0, label_slots=12):
     t = torch.randint(1000, (n,), generator=generator)
     t[0] = 0
     labels = torch.randint(min(4, label_slots), (n,), generator=generator)
-    return Batch(x0, noise, t, labels, torch.arange(n), torch.rand(n, generator=generator).double())
+    return Batch(x0, noise, t, labels, labels, torch.arange(n), torch.rand(n, generator=generator).double())
 
 
 def make_stream(rows=10, seed=0, name="retain", size=4, null=12, dropout=0.0, std=1.0):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -206,7 +207,8 @@ def test_joint_rounds_then_retain_rounds(tmp_path, name):
 
 def split_batch(items, labels):
     batch = make_batch(len(items))
-    return dataclasses.replace(batch, items=torch.tensor(items), labels=torch.tensor(labels))
+    labels = torch.tensor(labels)
+    return dataclasses.replace(batch, items=torch.tensor(items), labels=labels, classes=labels)
 
 
 def test_ltus_support_and_query_share_no_image_at_any_step_and_no_class():
@@ -216,6 +218,44 @@ def test_ltus_support_and_query_share_no_image_at_any_step_and_no_class():
     first, second = by_class(split_batch(range(7), [3, 1, 3, 5, 12, 1, 7]))
     assert set(first.labels.tolist()) == {3, 5, 7}
     assert set(second.labels.tolist()) == {1, 12}
+
+
+def test_an_image_whose_label_was_dropped_goes_with_its_class():
+    batch = split_batch(range(4), [3, 3, 5, 5])
+    batch.labels = torch.tensor([3, 12, 12, 5])
+    first, second = by_class(batch)
+    assert (first.items.tolist(), second.items.tolist()) == ([0, 1], [2, 3])
+
+
+def test_a_mirrored_image_has_the_number_of_its_original():
+    stream = make_stream(rows=5, size=10)
+    stream = dataclasses.replace(stream, moments=Mirrored(stream.moments), rows=np.arange(10), labels=np.arange(10) % 5)
+    batch = stream.batch(0)
+    assert sorted(batch.items.tolist()) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    first, second = by_image(batch)
+    assert not set(first.items.tolist()) & set(second.items.tolist())
+
+
+class Mirrored:
+    scaling_factor = 1.0
+
+    def __init__(self, moments):
+        self.moments, self.images = moments, moments.images
+
+    def take(self, rows):
+        return self.moments.take(rows % self.images)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ({"unlearn": {"forget": {"batch_size": 1}}}, "unlearn.forget.batch_size must be 2 or more"),
+        ({"method": {"name": "ltu", "order": 2}, "runtime": {"micro_batch": 2}}, "no runtime.micro_batch"),
+    ],
+)
+def test_ltu_refuses_what_it_cannot_halve_before_anything_is_loaded(words, why):
+    with pytest.raises(UserError, match=why):
+        resolve(RunConfig(forget=["3"], method="ltu"), words)
 
 
 def test_a_batch_of_one_kind_is_halved():
@@ -264,7 +304,8 @@ class TakeFrom:
     def whole(self, side, loss):
         for parameter in self.module.parameters():
             parameter.grad = None
-        loss().backward()
+        value = loss()
+        (value[0] if isinstance(value, tuple) else value).backward()
         return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self.module.parameters()]
 
 

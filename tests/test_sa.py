@@ -31,11 +31,11 @@ def stream(images, size, dropout=0.0):
     return LatentStream(images.moments, images.rows, images.labels, 0, "x", size, 12, dropout)
 
 
-def started(method):
+def started(method, part=None):
     def batches(source, samples):
         return [stream(source, samples).batch(0)]
 
-    tensors = method.precompute(Beforehand(method.task.module, batches, replay))
+    tensors = method.precompute(Beforehand(method.task.module, batches, replay, part))
     parameters = dict(method.task.module.named_parameters())
     method.start(tensors, parameters)
     return tensors, parameters
@@ -115,6 +115,25 @@ def test_the_penalty_and_its_gradient():
     for name, parameter in parameters.items():
         wanted = 2 * 3.0 / tensors["level"] * tensors[f"fisher/{name}"] * 0.01
         torch.testing.assert_close(parameter.grad, wanted, rtol=1e-2, atol=1e-9)
+
+
+def test_the_retain_weight_scales_the_penalty_as_it_does_the_loss():
+    method = make(**QUICK)
+    _, parameters = started(method)
+    penalty_after(method, parameters)
+    whole = {name: parameter.grad.clone() for name, parameter in parameters.items()}
+    for parameter in parameters.values():
+        parameter.grad.zero_()
+    method.edit_gradients("retain", 0.25)
+    assert all(torch.equal(parameter.grad, whole[name] / 4) for name, parameter in parameters.items())
+
+
+def test_the_exact_fisher_is_the_same_in_small_parts():
+    whole, parts = make(fisher="exact", **QUICK), make(fisher="exact", **QUICK)
+    first, _ = started(whole)
+    second, _ = started(parts, part=7)
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-9)
 
 
 def test_forget_gradients_bear_no_penalty():

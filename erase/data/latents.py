@@ -16,14 +16,16 @@ from .moments import Moments, MomentStore
 class Batch:
     """Scaled latents ``x0`` (n x C x h x w), ``noise`` of that shape, ``t`` (int64, n), ``labels`` (int64, n).
 
-    ``items`` (int64, n) number the images in their set, and ``draws`` (float64, n, in [0, 1)) are for the method's own
-    use: a random choice for each sample that depends on (seed, step, index) alone.
+    ``classes`` (int64, n) are the labels before any was dropped, ``items`` (int64, n) number the images (a mirrored one
+    has its original's number), and ``draws`` (float64, n, in [0, 1)) are for the method's own use: a random choice for
+    each sample that depends on (seed, step, index) alone.
     """
 
     x0: torch.Tensor
     noise: torch.Tensor
     t: torch.Tensor
     labels: torch.Tensor
+    classes: torch.Tensor
     items: torch.Tensor
     draws: torch.Tensor
 
@@ -92,11 +94,12 @@ class LatentStream:
         mean, std = self.moments.take(self.rows[chosen])
         shape = tuple(mean.shape)
         x0 = (mean + std * rng.normal(self.seed, f"{self.name}/latent", step, shape)) * self.moments.scaling_factor
-        labels = torch.from_numpy(self.labels[chosen])
+        classes = labels = torch.from_numpy(self.labels[chosen])
         if self.label_dropout > 0:
             drop = rng.uniform(self.seed, f"{self.name}/drop", step, self.batch_size) < self.label_dropout
             labels = torch.where(drop, self.null_label, labels)
         noise = rng.normal(self.seed, f"{self.name}/noise", step, shape)
         t = rng.stratified(self.seed, f"{self.name}/t", step, self.batch_size, self.timesteps)
         draws = rng.uniform(self.seed, f"{self.name}/draw", step, self.batch_size)
-        return Batch(x0, noise, t, labels, torch.from_numpy(chosen), draws)
+        items = torch.from_numpy(self.rows[chosen] % self.moments.images)
+        return Batch(x0, noise, t, labels, classes, items, draws)

@@ -34,6 +34,11 @@ class MomentStore(Protocol):
     @property
     def scaling_factor(self) -> float: ...
 
+    @property
+    def images(self) -> int:
+        """n, mirrored ones not counted."""
+        ...
+
     def take(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Means and deviations of these rows: len(rows) x C x h x w each."""
         ...
@@ -47,6 +52,10 @@ class Moments:
     std: torch.Tensor
     scaling_factor: float
 
+    @property
+    def images(self) -> int:
+        return len(self.mean)
+
     def take(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = torch.from_numpy(rows)
         return self.mean[chosen], self.std[chosen]
@@ -59,6 +68,10 @@ class CachedMoments:
     shards: list[Tensors]
     places: np.ndarray
     scaling_factor: float
+
+    @property
+    def images(self) -> int:
+        return len(self.places)
 
     def take(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         found: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])

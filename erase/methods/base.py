@@ -22,8 +22,8 @@ class TakeGradient(Protocol):
         self, side: str, batches: Mapping[str, Any], reduce: Callable[[Values], torch.Tensor] | None = None
     ) -> Gradient: ...
 
-    def whole(self, side: str, loss: Callable[[], torch.Tensor]) -> Gradient:
-        """The same for a loss that cannot be cut into micro-batches."""
+    def whole(self, side: str, loss: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> Gradient:
+        """The same for a loss that cannot be cut into micro-batches: what to differentiate, and what to report."""
         ...
 
 
@@ -40,12 +40,17 @@ class Beforehand:
 
     ``batches(source, samples)`` yields batches without label dropout, of at least ``samples`` samples in all (whole
     batches); the source is a side ("forget", "retain") or a set. ``replay(per_class)`` gives a set of that many images
-    of each class drawn by the model itself.
+    of each class drawn by the model itself. At most ``part`` samples go through the module at once.
     """
 
     module: torch.nn.Module
     batches: Callable[[Any, int], Iterable[Any]]
     replay: Callable[[int], Any] | None = None
+    part: int | None = None
+
+    def cut(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The same samples in batches of at most ``part``."""
+        return (piece for batch in batches for piece in batch.parts(self.part or len(batch)))
 
     def images(self, source: Any, count: int) -> Iterator[Any]:
         """``count`` images as batches of one."""
@@ -88,6 +93,10 @@ class Method:
         self.options = options
         self.task = task
 
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Raises UserError for settings of the whole run that this method cannot go with."""
+
     def precompute(self, beforehand: Beforehand) -> Tensors:
         """Tensors to be saved in the run folder; empty if the method needs none."""
         return {}
@@ -122,8 +131,8 @@ class Method:
     def observe(self, values: Values) -> None:
         """Sees the values (detached) behind each gradient, for reports and for what the next step needs."""
 
-    def edit_gradients(self, objective: str) -> None:
-        """Changes ``.grad`` in place before clipping and the step."""
+    def edit_gradients(self, objective: str, weight: float = 1.0) -> None:
+        """Changes ``.grad``, the gradient of ``weight`` x loss, in place before clipping and the step."""
 
     def gradients(self, batches: Mapping[str, Any], take: TakeGradient) -> dict[str, Gradient]:
         """Joint updates: the gradient of each objective at the same weights, by parameter.

@@ -30,10 +30,12 @@ class Options(erasure.Options):
 class EUPMU(erasure.Erasure):
     """Steps on grad(l_f + lambda l_r), one backward pass, and then moves lambda by what the step did to l_r.
 
-    delta = (l_r(before) - l_r(after)) / lr + tolerance and lambda <- max(0, lambda - weight_lr * delta), the dual
-    ascent of min |d - g_f|^2 s.t. <g_r, d> >= -tolerance; with ``log``: delta = log l_r(before) - log l_r(after) +
-    tolerance.
-    Both evaluations see the same images, timesteps, noise and dropped labels.
+    delta = (l_r(before) - l_r(after)) / lr + tolerance and lambda <- max(0, lambda - weight_lr * delta); with ``log``:
+    delta = log l_r(before) - log l_r(after) + tolerance. For raw losses and steps of plain gradient descent this is
+    dual ascent of min |d - g_f|^2 s.t. <g_r, d> >= -tolerance; under an adaptive optimizer the bound is on what its
+    steps do.
+    Both evaluations see the same images, timesteps, noise and dropped labels. lambda stands in the place of
+    ``unlearn.retain.weight`` and the step's rate is the forget one: the retain settings are those of the last rounds.
     """
 
     name = "eupmu"

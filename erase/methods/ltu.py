@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .. import rng
 from ..config import setting
+from ..errors import UserError
 from . import base, erasure
 from .surgery import conflict_weight
 
@@ -48,6 +49,18 @@ class LearningToUnlearn(erasure.Erasure):
     memory = 3
     updates = ("joint",)
     Options = Options
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        for side in cls.objectives:
+            if getattr(config.unlearn, side).batch_size < 2:
+                raise UserError(
+                    f"ltu halves each batch into support and query; unlearn.{side}.batch_size must be 2 or more"
+                )
+        if config.method.order == 2 and config.runtime.micro_batch is not None:
+            raise UserError(
+                "method.order=2 differentiates through its own step, which cannot be cut: no runtime.micro_batch"
+            )
 
     def start(self, precomputed: base.Tensors, parameters: Mapping[str, torch.nn.Parameter], seed: int = 0) -> None:
         self.parameters = dict(parameters)
@@ -87,7 +100,7 @@ class LearningToUnlearn(erasure.Erasure):
     def second_order(self, side: str, support: Any, query: Any, take: base.TakeGradient) -> base.Gradient:
         """G = g_S + mu (I - a H_S) grad l(theta'; Q), by differentiating through the meta-tune step."""
 
-        def total() -> torch.Tensor:
+        def total() -> tuple[torch.Tensor, torch.Tensor]:
             with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
                 first = self.loss(side, support)
                 tune = torch.autograd.grad(first, list(self.parameters.values()), create_graph=True, allow_unused=True)
@@ -95,7 +108,8 @@ class LearningToUnlearn(erasure.Erasure):
                     name: p if g is None else p - self.options.inner_lr * g
                     for (name, p), g in zip(self.parameters.items(), tune, strict=True)
                 }
-                return first + self.options.query_weight * self.at(tuned, lambda: self.loss(side, query))
+                query_loss = self.at(tuned, lambda: self.loss(side, query))
+                return first + self.options.query_weight * query_loss, first
 
         return take.whole(side, total)
 
@@ -114,15 +128,18 @@ class LearningToUnlearn(erasure.Erasure):
 
 
 def by_image(batch: Any) -> tuple[Any, Any]:
-    """Two parts that never share an image, at any step: even and odd image numbers."""
+    """Two parts that never share an image, at any step: even and odd image numbers, mirrored or not."""
     return _parts(batch, batch.items % 2 == 0)
 
 
 def by_class(batch: Any) -> tuple[Any, Any]:
-    """Two parts that share no class: classes take turns in the batch's order, which differs at each step."""
-    order = list(dict.fromkeys(batch.labels.tolist()))
-    first = torch.tensor(order[::2], device=batch.labels.device)
-    return _parts(batch, torch.isin(batch.labels, first))
+    """Two parts that share no class: classes take turns in the batch's order, which differs at each step.
+
+    An image whose label was dropped goes with its class.
+    """
+    order = list(dict.fromkeys(batch.classes.tolist()))
+    first = torch.tensor(order[::2], device=batch.classes.device)
+    return _parts(batch, torch.isin(batch.classes, first))
 
 
 def _parts(batch: Any, chosen: torch.Tensor) -> tuple[Any, Any]:

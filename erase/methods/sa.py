@@ -43,7 +43,8 @@ class SelectiveAmnesia(base.Method):
     J = E_q L(theta; x, c_f) + E_replay L(theta; x, y) + strength / L0 * sum_i F_i (theta_i - theta0_i)^2. L0 is the
     loss of the original model: sum F d^2 / L0^2 is the squared relative change of the loss that the Fisher diagonal
     predicts, so ``strength`` has the same meaning whatever the loss is multiplied by. The replay and the penalty form
-    the retain objective. As in the original, F takes in all classes, the forgotten too.
+    the retain objective, whose weight scales both. As in the original, F takes in all classes, the forgotten too. The
+    replay is drawn with the run's guidance, and trained on with label dropout as the real images would be.
     """
 
     name = "sa"
@@ -62,7 +63,8 @@ class SelectiveAmnesia(base.Method):
         if options.fisher == "sampled":
             fisher = fisher_diagonal(module, self.task.loss, beforehand.batches(replay, options.fisher_samples))
         else:
-            images = (self.task.over_timesteps(image) for image in beforehand.images(replay, options.fisher_images))
+            singles = beforehand.images(replay, options.fisher_images)
+            images = (beforehand.cut(self.task.over_timesteps(image)) for image in singles)
             total = fisher_summed(module, self.task.loss, images)
             fisher = {name: value / self.task.schedule.timesteps**2 for name, value in total.items()}  # of the mean
         level = mean_loss(self.task.loss, beforehand.batches(replay, options.fisher_samples))
@@ -102,7 +104,7 @@ class SelectiveAmnesia(base.Method):
         values: torch.Tensor = self.task.loss(batch)
         return values
 
-    def edit_gradients(self, objective: str) -> None:
+    def edit_gradients(self, objective: str, weight: float = 1.0) -> None:
         """Adds the gradient of the penalty, 2 strength / L0 F_i (theta_i - theta0_i), to the retain objective."""
         if objective != "retain" or not self.options.strength:
             return
@@ -111,7 +113,7 @@ class SelectiveAmnesia(base.Method):
             pull = torch._foreach_mul(moved, self.stiffness)
             self.penalty = base.inner(list(moved), list(pull))
             pairs = [(p.grad, tug) for p, tug in zip(self.parameters, pull, strict=True) if p.grad is not None]
-            torch._foreach_add_([gradient for gradient, _ in pairs], [tug for _, tug in pairs], alpha=2.0)
+            torch._foreach_add_([gradient for gradient, _ in pairs], [tug for _, tug in pairs], alpha=2.0 * weight)
 
     def report(self, objective: str) -> dict[str, torch.Tensor]:
         return {"penalty": self.penalty} if objective != "forget" and self.penalty is not None else {}

@@ -52,6 +52,6 @@ class SalUn(random_label.RandomLabel):
     def start(self, precomputed: base.Tensors, parameters: Mapping[str, torch.nn.Parameter], seed: int = 0) -> None:
         self.masked = [(p, precomputed[name].to(p.device)) for name, p in parameters.items()]
 
-    def edit_gradients(self, objective: str) -> None:
+    def edit_gradients(self, objective: str, weight: float = 1.0) -> None:
         if objective == "forget" or self.options.mask_retain:
             apply_mask(self.masked)

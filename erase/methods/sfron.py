@@ -44,6 +44,6 @@ class SFRon(ga.GradientAscent):
         mask = ratio_mask(forget, retain, self.options.gamma)  # S = 1(F_f >= gamma F_r)
         self.masked = [(p, mask[name].to(p.device)) for name, p in parameters.items()]
 
-    def edit_gradients(self, objective: str) -> None:
+    def edit_gradients(self, objective: str, weight: float = 1.0) -> None:
         if objective == "forget":
             apply_mask(self.masked)
