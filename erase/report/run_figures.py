@@ -1,0 +1,163 @@
+"""The pictures of a run's page: what became of the class, every class before and after, and the curves of the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from .axes import Scale, limits, spans_decades, spread_apart
+from .svg import Svg
+
+WIDTH, ROW, LETTER = 520.0, 21.0, 6.1  # LETTER: roughly the width of one, to tell what fits
+POINTS, WINDOWS = 400, 30
+OBJECTIVES = {"forget": "s0", "retain": "s1", "joint": "s2"}
+TITLES = {
+    "grad_norm": "gradient norm",
+    "lr": "learning rate",
+    "weight": "weight of the objective",
+    "forget_mse": "noise error of the forgotten class",
+}
+FATES = (
+    ("shown", "still the class"),
+    ("other", "another class"),
+    ("none", "no image of any class"),
+)
+Rows = Sequence[Mapping[str, Any]]
+
+
+def fates(models: Mapping[str, Mapping[str, Any]]) -> Markup | None:
+    """What the images asked for as the forgotten class show, before and after, as parts of a whole."""
+    if any(models[side][key] is None for side in models for key in ("fa", "not_an_image")):
+        return None
+    left, bar, top = 62.0, 24.0, 22.0
+    svg = Svg(WIDTH, top + 2 * (bar + 8) + 30, "What the images asked for as the forgotten class show")
+    x = Scale(0, 100, left, WIDTH - 14)
+    bottom = top + 2 * (bar + 8)
+    svg.bottom_axis(x, top - 4, bottom, "% of the images asked for")
+    place = left
+    for kind, name in FATES:
+        svg.add("rect", x=place, y=3, width=10, height=10, class_=kind)
+        svg.write(place + 15, 12, name, "label")
+        place += 15 + LETTER * len(name) + 18
+    for i, (side, row) in enumerate(models.items()):
+        y = top + i * (bar + 8)
+        svg.write(left - 8, y + bar / 2 + 4, side, "label", "end")
+        shares = (row["fa"], max(0.0, 1 - row["fa"] - row["not_an_image"]), row["not_an_image"])
+        start = 0.0
+        for (kind, name), share in zip(FATES, shares, strict=True):
+            wide = x(100 * share) - x(0)
+            text = f"{100 * share:.1f} %"
+            svg.add("rect", title=f"{side}: {name} {text}", x=x(start), y=y, width=wide, height=bar, class_=kind)
+            if wide > LETTER * len(text) + 8:
+                svg.write(x(start) + wide / 2, y + bar / 2 + 4, text, f"on-{kind}", "middle")
+            start += 100 * share
+    return svg.markup()
+
+
+def changes(rows: Rows, names: Mapping[int, str]) -> Markup | None:
+    """A line a class from its accuracy before (hollow) to after (filled), the largest loss first."""
+    if not rows:
+        return None
+    longest = max(len(names[row["index"]]) for row in rows)
+    left = min(170.0, 14 + LETTER * longest)
+    right, top = WIDTH - 74, 20.0
+    bottom = top + ROW * len(rows)
+    svg = Svg(WIDTH, bottom + 36, "Accuracy of each class before and after")
+    ends = [row[side][end] for row in rows for side in ("before", "after") for end in ("value", "low", "high")]
+    low = 100 * min(end for end in ends if end is not None)
+    x = Scale(0.0 if low < 60 else 10 * ((low - 1) // 10), 100, left, right)
+    svg.bottom_axis(x, top, bottom, "images that pass the gate and are called right, %")
+    svg.write(right + 68, 12, "change", "title", "end")
+    for i, row in enumerate(rows):
+        y = top + ROW * (i + 0.5)
+        kind = "forgotten" if row["forgotten"] else "near" if row["near"] else "other-class"
+        name = names[row["index"]]
+        limit = int(left / LETTER)
+        svg.write(left - 10, y + 4, name if len(name) < limit else f"{name[: limit - 1]}…", f"label t-{kind}", "end")
+        before, after = 100 * row["before"]["value"], 100 * row["after"]["value"]
+        if row["after"]["low"] is not None:
+            svg.line(x(100 * row["after"]["low"]), y, x(100 * row["after"]["high"]), y, f"whisker l-{kind}")
+        svg.line(x(before), y, x(after), y, f"change l-{kind}")
+        svg.dot(x(before), y, f"before l-{kind}", 3.6, f"{name} before: {before:.1f} %")
+        svg.dot(x(after), y, f"after f-{kind}", 3.9, f"{name} after: {after:.1f} %")
+        svg.write(right + 68, y + 4, f"{after - before:+.1f}".replace("-", "−"), f"label t-{kind}", "end")
+    return svg.markup()
+
+
+def curves(rows: Rows) -> dict[str, Markup]:
+    """By title a picture of each value that the steps report: the loss of each objective apart, others together.
+
+    What never changes (a weight of 1) is left out.
+    """
+    objectives = list(dict.fromkeys(row["objective"] for row in rows))
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    order = [key for key in ("loss", "grad_norm", "lr") if key in keys]
+    order += [key for key in keys if key not in (*order, "step", "round", "objective")]
+    found = {}
+    for key in order:
+        series = {o: [(row["step"], row[key]) for row in rows if row["objective"] == o and key in row] for o in objectives}
+        series = {objective: points for objective, points in series.items() if points}
+        if key != "lr" and all(len({value for _, value in points}) == 1 for points in series.values()):
+            continue
+        if key == "loss":
+            found |= {f"{o} loss" if o else "loss": _curve(f"{o} loss", {o: points}) for o, points in series.items()}
+        else:
+            title = TITLES.get(key, key.replace("_", " "))
+            found[title] = _curve(title, series)
+    return found
+
+
+def _curve(title: str, series: Mapping[str, Sequence[tuple[int, float]]]) -> Markup:
+    width, height, left, top, bottom = 340.0, 206.0, 50.0, 26.0, 168.0
+    named = len(series) > 1
+    right = width - (LETTER * max(map(len, series)) + 12 if named else 12)
+    svg = Svg(width, height, f"{title} over the steps")
+    values = [value for points in series.values() for _, value in points]
+    log = spans_decades(values)
+    first, last = (end(step for points in series.values() for step, _ in points) for end in (min, max))
+    x = Scale(first, max(last, first + 1), left, right)
+    y = Scale(*limits(values, log), bottom, top, log)
+    svg.write(left - 44, 13, title + (" (log)" if log else ""), "heading")
+    svg.left_axis(y, left, right)
+    svg.bottom_axis(x, bottom, bottom, "step", [t for t in x.ticks() if t == int(t)])
+    ends = []
+    for objective, points in series.items():
+        kind = OBJECTIVES.get(objective, "s3")
+        means = smooth(points)
+        svg.path([(x(step), y(value)) for step, value in thin(points)], f"raw {kind}")
+        if means:
+            svg.path([(x(step), y(value)) for step, value in thin(means)], f"mean {kind}")
+        ends.append((objective, kind, y((means or points)[-1][1])))
+    if named:
+        places = spread_apart([end for *_, end in ends], 13, top, bottom)
+        for (objective, kind, _), place in zip(ends, places, strict=True):
+            svg.write(right + 6, place + 4, objective, f"label t-{kind}")
+    return svg.markup()
+
+
+def smooth(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Mean of the points around each, a thirtieth of all of them; none where they are few."""
+    half = len(points) // WINDOWS // 2
+    if half == 0:
+        return []
+    found = []
+    for i in range(len(points)):
+        reach = min(half, i, len(points) - 1 - i)  # as many on either side, so that a slope is not bent at its ends
+        around = [value for _, value in points[i - reach : i + reach + 1]]
+        found.append((points[i][0], sum(around) / len(around)))
+    return found
+
+
+def thin(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """No more points than a picture can show: of each part of them the least and the greatest, so that peaks stay."""
+    if len(points) <= POINTS:
+        return list(points)
+    size = -(-len(points) // (POINTS // 2))
+    found = []
+    for start in range(0, len(points), size):
+        part = points[start : start + size]
+        ends = {min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])}
+        found += sorted(ends)
+    return found
