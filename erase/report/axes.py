@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,11 +22,11 @@ class Scale:
         low, high, value = (math.log(v) if self.log else v for v in (self.low, self.high, value))
         return self.start + (self.end - self.start) * (value - low) / (high - low)
 
-    def ticks(self, most: int = 5) -> list[float]:
+    def ticks(self, most: int = 6) -> list[float]:
         return log_ticks(self.low, self.high, most) if self.log else round_ticks(self.low, self.high, most)
 
 
-def round_ticks(low: float, high: float, most: int = 5) -> list[float]:
+def round_ticks(low: float, high: float, most: int = 6) -> list[float]:
     """At most ``most`` multiples of 1, 2 or 5 times a power of ten within [low, high]."""
     step = 10.0 ** math.floor(math.log10((high - low) / most))
     while len(found := _multiples(low, high, step)) > most:
@@ -39,8 +40,8 @@ def _multiples(low: float, high: float, step: float) -> list[float]:
     return [float(f"{step * i:.12g}") for i in range(first, last + 1)]
 
 
-def log_ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Powers of ten within [low, high], also 2 and 5 times them where these are few, thinned out where they are many."""
+def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Powers of ten within [low, high], also 2 and 5 times them where they are few, thinned out where they are many."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     for factors in ((1, 2, 5), (1, 3), (1,)):
         found = [f * 10.0**p for p in range(first, last + 1) for f in factors if low <= f * 10.0**p * (1 + 1e-9)]
@@ -53,12 +54,13 @@ def log_ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def tick_texts(values: Sequence[float]) -> list[str]:
-    """Short, and with equally many digits where none has an exponent."""
-    texts = [f"{value:g}".replace("e-0", "e-").replace("e+0", "e") for value in values]
-    if any("e" in text for text in texts):
+    """Short; with equally many digits where they are evenly spaced."""
+    texts = [f"{value:g}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−") for value in values]
+    steps = [after - before for before, after in itertools.pairwise(values)]
+    if any("e" in text for text in texts) or (steps and max(steps) > 1.01 * min(steps)):
         return texts
     digits = max((len(text.partition(".")[2]) for text in texts), default=0)
-    return [f"{value:.{digits}f}" for value in values]
+    return [f"{value:.{digits}f}".replace("-", "−") for value in values]
 
 
 def spans_decades(values: Iterable[float], factor: float = 30.0) -> bool:

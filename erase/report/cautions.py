@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..metrics.enough import SHARES
+from ..metrics.enough import PER_FEATURE, SHARES
 from .run_folder import RunFolder
 
 DRAWN, CHANGED, GONE, DROP, RATIO, DESTROYED = 0.5, 0.05, 0.02, 0.02, 1.2, 0.5
@@ -23,22 +23,24 @@ def cautions(run: RunFolder) -> list[str]:
 def _forgetting(original: Mapping[str, Any], erased: Mapping[str, Any]) -> list[str]:
     if original["fa"] is None or erased["fa"] is None:
         return [f"Nothing was scored: {original.get('why') or 'no reason is kept'}."]
+    before, after, gone, top1 = (_percent(v) for v in (original["fa"], erased["fa"], *_ends(erased)))
     found = []
     if original["fa"] < DRAWN:
-        found.append(f"The original model itself shows the class in {_percent(original['fa'])} of its images only.")
+        found.append(f"The original model itself shows the class in {before} of its images only.")
     if erased["fa"] >= original["fa"] - CHANGED:
-        found.append(
-            f"FA is unchanged ({_percent(original['fa'])} before, {_percent(erased['fa'])} after): nothing was forgotten."
-        )
+        found.append(f"FA is unchanged ({before} before, {after} after): nothing was forgotten.")
     elif erased["fa"] > GONE:
-        found.append(f"The class is not gone: {_percent(erased['fa'])} of the images asked for still show it.")
-    if erased["not_an_image"] >= DESTROYED > original["not_an_image"]:
-        text = f"{_percent(erased['not_an_image'])} of the images asked for as the forgotten class are no image of any class"
+        found.append(f"The class is not gone: {after} of the images asked for still show it.")
+    if _ends(erased)[0] >= DESTROYED > _ends(original)[0]:
+        text = f"{gone} of the images asked for as the forgotten class are no image of any class"
         found.append(f"{text}: it was destroyed rather than gracefully replaced by others.")
-    if erased["fa_top1"] is not None and erased["fa_top1"] >= erased["fa"] + CHANGED:
-        text = f"Without the image gate FA would be {_percent(erased['fa_top1'])}"
-        found.append(f"{text}: the classifier names the class for images that are none.")
+    if _ends(erased)[1] >= erased["fa"] + CHANGED:
+        found.append(f"Without the image gate FA would be {top1}: the classifier names the class for what is no image.")
     return found
+
+
+def _ends(scores: Mapping[str, Any]) -> tuple[float, float]:
+    return scores.get("not_an_image") or 0.0, scores.get("fa_top1") or 0.0
 
 
 def _retaining(run: RunFolder, original: Mapping[str, Any], erased: Mapping[str, Any]) -> list[str]:
@@ -64,10 +66,13 @@ def _of_steps(run: RunFolder) -> list[str]:
 def _few(run: RunFolder, erased: Mapping[str, Any]) -> list[str]:
     """Values of fewer images than it takes to mean something."""
     metrics = erased.get("metrics") or {}
-    few = {name: value["n"] for name, value in metrics.items() if name != "fid" and value["n"] < SHARES}
-    found = [f"{', '.join(few)}: of {min(few.values())} images; a share means something from {SHARES}."] if few else []
-    notes = [note for one in run.scores for side in one["sides"].values() for note in side["notes"]]
-    return [*found, *(f"{note}." for note in dict.fromkeys(notes))]
+    least = dict.fromkeys(metrics, SHARES) | ({"fid": PER_FEATURE * run.width} if run.width else {"fid": 0})
+    few = {name: value["n"] for name, value in metrics.items() if value["n"] < least[name]}
+    found = [f"{name} of {n} images, which means something from {least[name]}" for name, n in few.items()]
+    notes = dict.fromkeys(note for one in run.scores for side in one["sides"].values() for note in side["notes"])
+    texts = [note.replace("; it means something from", ", which means something from") for note in notes]
+    found = list(dict.fromkeys([*found, *texts]))
+    return [f"Few images: {'; '.join(found)}."] if found else []
 
 
 def _percent(value: float) -> str:

@@ -126,8 +126,8 @@ KINDS = ("runs", "guidance", "fading")
 def grid(runs: str | Path | Sequence[str | Path], output: str | Path, kind: str = "runs") -> Path:
     """Writes a PNG of finished runs, side by side from the same seeds; where it lies.
 
-    ``kind``: ``runs``; of one run also ``guidance``, the forgotten classes over guidance scales, or ``fading``, them over
-    the steps (of its snapshots). Raises UserError for what is no run, or for several runs where one is wanted.
+    ``kind``: ``runs``; of one run also ``guidance``, the forgotten classes over guidance scales, or ``fading``, its
+    snapshots over the steps. Raises UserError for what is no run, or for several runs where one is wanted.
     """
     given = [runs] if isinstance(runs, str | Path) else list(runs)
     found, target = [open_run(Path(folder)) for folder in given], Path(output)

@@ -34,7 +34,9 @@ def write_report(source: str | Path, output: str | Path | None = None) -> dict[s
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     home = path if path.is_dir() else path.parent
-    target = Path(output) if output is not None else home / ("report.html" if path.is_dir() else f"{tables[0].stem}.html")
+    target = (
+        Path(output) if output is not None else home / ("report.html" if path.is_dir() else f"{tables[0].stem}.html")
+    )
     if target.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output must end in .html, not {target.name!r}")
     try:
@@ -53,7 +55,9 @@ def _run_page(path: Path) -> dict[str, Any]:
 
 def _table_page(path: Path, tables: list[Path]) -> dict[str, Any]:
     found = [table_sections(file) for file in tables]
-    title = found[0]["title"] if len(found) == 1 else f"Tables of {(path if path.is_dir() else path.parent).resolve().name}"
+    title = (
+        found[0]["title"] if len(found) == 1 else f"Tables of {(path if path.is_dir() else path.parent).resolve().name}"
+    )
     return {"kind": "table", "title": title, "lead": "", "tables": found, "ids": [table["id"] for table in found]}
 
 

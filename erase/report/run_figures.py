@@ -10,7 +10,7 @@ from markupsafe import Markup
 from .axes import Scale, limits, spans_decades, spread_apart
 from .svg import Svg
 
-WIDTH, ROW, LETTER = 520.0, 21.0, 6.1  # LETTER: roughly the width of one, to tell what fits
+WIDTH, ROW, LETTER = 460.0, 21.0, 6.1  # LETTER: roughly the width of one, to tell what fits
 POINTS, WINDOWS = 400, 30
 OBJECTIVES = {"forget": "s0", "retain": "s1", "joint": "s2"}
 TITLES = {
@@ -57,33 +57,53 @@ def fates(models: Mapping[str, Mapping[str, Any]]) -> Markup | None:
 
 
 def changes(rows: Rows, names: Mapping[int, str]) -> Markup | None:
-    """A line a class from its accuracy before (hollow) to after (filled), the largest loss first."""
+    """A line a class from its accuracy before (hollow) to after (filled), the largest loss first.
+
+    The axis is that of the retained classes; what falls below it leaves as an arrow.
+    """
     if not rows:
         return None
-    longest = max(len(names[row["index"]]) for row in rows)
-    left = min(170.0, 14 + LETTER * longest)
-    right, top = WIDTH - 74, 20.0
+    left, right, top = min(150.0, 14 + LETTER * max(len(names[row["index"]]) for row in rows)), WIDTH - 52, 20.0
     bottom = top + ROW * len(rows)
     svg = Svg(WIDTH, bottom + 36, "Accuracy of each class before and after")
-    ends = [row[side][end] for row in rows for side in ("before", "after") for end in ("value", "low", "high")]
-    low = 100 * min(end for end in ends if end is not None)
-    x = Scale(0.0 if low < 60 else 10 * ((low - 1) // 10), 100, left, right)
+    x = Scale(_least(rows), 100, left, right)
     svg.bottom_axis(x, top, bottom, "images that pass the gate and are called right, %")
-    svg.write(right + 68, 12, "change", "title", "end")
+    svg.write(WIDTH - 4, 12, "change", "tick", "end")
     for i, row in enumerate(rows):
-        y = top + ROW * (i + 0.5)
         kind = "forgotten" if row["forgotten"] else "near" if row["near"] else "other-class"
-        name = names[row["index"]]
-        limit = int(left / LETTER)
-        svg.write(left - 10, y + 4, name if len(name) < limit else f"{name[: limit - 1]}…", f"label t-{kind}", "end")
-        before, after = 100 * row["before"]["value"], 100 * row["after"]["value"]
-        if row["after"]["low"] is not None:
-            svg.line(x(100 * row["after"]["low"]), y, x(100 * row["after"]["high"]), y, f"whisker l-{kind}")
-        svg.line(x(before), y, x(after), y, f"change l-{kind}")
-        svg.dot(x(before), y, f"before l-{kind}", 3.6, f"{name} before: {before:.1f} %")
-        svg.dot(x(after), y, f"after f-{kind}", 3.9, f"{name} after: {after:.1f} %")
-        svg.write(right + 68, y + 4, f"{after - before:+.1f}".replace("-", "−"), f"label t-{kind}", "end")
+        _change(svg, x, top + ROW * (i + 0.5), row, names[row["index"]], kind)
     return svg.markup()
+
+
+def _least(rows: Rows) -> float:
+    """Where the axis begins: a ten below every retained class, at most; 0 where one has lost so much."""
+    kept = [row for row in rows if not row["forgotten"]] or rows
+    ends = [row[side][end] for row in kept for side in ("before", "after") for end in ("value", "low")]
+    least = 100 * min(end for end in ends if end is not None)
+    return 0.0 if least < 50 else 10.0 * ((least - 1) // 10)
+
+
+def _change(svg: Svg, x: Scale, y: float, row: Mapping[str, Any], name: str, kind: str) -> None:
+    before, after = (100 * row[side]["value"] for side in ("before", "after"))
+    limit = int((x.start - 10) / LETTER)
+    svg.write(x.start - 10, y + 4, name if len(name) <= limit else f"{name[: limit - 1]}…", f"label t-{kind}", "end")
+    svg.write(WIDTH - 4, y + 4, signed(after - before), f"label t-{kind}", "end")
+    if row["after"]["low"] is not None and 100 * row["after"]["low"] >= x.low:
+        svg.line(x(100 * row["after"]["low"]), y, x(100 * row["after"]["high"]), y, f"whisker l-{kind}")
+    svg.line(x(max(before, x.low)), y, x(max(after, x.low)), y, f"change l-{kind}")
+    if before >= x.low:
+        svg.dot(x(before), y, f"before l-{kind}", 3.6, f"{name} before: {before:.1f} %")
+    if after >= x.low:
+        svg.dot(x(after), y, f"after f-{kind}", 3.9, f"{name} after: {after:.1f} %")
+        return
+    svg.path([(x.start - 2, y), (x.start + 8, y - 4.5), (x.start + 8, y + 4.5)], f"f-{kind}", close=True)
+    svg.write(x.start + 14, y - 4, f"to {after:.1f}", f"label halo t-{kind}")
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """With its sign, and none for what is rounded to nothing."""
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", "−") if float(text) else text[1:]
 
 
 def curves(rows: Rows) -> dict[str, Markup]:
@@ -93,31 +113,33 @@ def curves(rows: Rows) -> dict[str, Markup]:
     """
     objectives = list(dict.fromkeys(row["objective"] for row in rows))
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    order = [key for key in ("loss", "grad_norm", "lr") if key in keys]
+    order: list[str] = [key for key in ("loss", "grad_norm", "lr") if key in keys]
     order += [key for key in keys if key not in (*order, "step", "round", "objective")]
-    found = {}
+    last = max((row["step"] for row in rows), default=0)
+    found: dict[str, Markup] = {}
     for key in order:
-        series = {o: [(row["step"], row[key]) for row in rows if row["objective"] == o and key in row] for o in objectives}
+        series = {
+            o: [(row["step"], row[key]) for row in rows if row["objective"] == o and key in row] for o in objectives
+        }
         series = {objective: points for objective, points in series.items() if points}
         if key != "lr" and all(len({value for _, value in points}) == 1 for points in series.values()):
             continue
         if key == "loss":
-            found |= {f"{o} loss" if o else "loss": _curve(f"{o} loss", {o: points}) for o, points in series.items()}
+            found |= {f"{o} loss": _curve(f"{o} loss", {o: points}, last) for o, points in series.items()}
         else:
             title = TITLES.get(key, key.replace("_", " "))
-            found[title] = _curve(title, series)
+            found[title] = _curve(title, series, last)
     return found
 
 
-def _curve(title: str, series: Mapping[str, Sequence[tuple[int, float]]]) -> Markup:
+def _curve(title: str, series: Mapping[str, Sequence[tuple[int, float]]], last: int) -> Markup:
     width, height, left, top, bottom = 340.0, 206.0, 50.0, 26.0, 168.0
     named = len(series) > 1
     right = width - (LETTER * max(map(len, series)) + 12 if named else 12)
     svg = Svg(width, height, f"{title} over the steps")
     values = [value for points in series.values() for _, value in points]
     log = spans_decades(values)
-    first, last = (end(step for points in series.values() for step, _ in points) for end in (min, max))
-    x = Scale(first, max(last, first + 1), left, right)
+    x = Scale(0, max(last, 1), left, right)
     y = Scale(*limits(values, log), bottom, top, log)
     svg.write(left - 44, 13, title + (" (log)" if log else ""), "heading")
     svg.left_axis(y, left, right)
@@ -129,11 +151,11 @@ def _curve(title: str, series: Mapping[str, Sequence[tuple[int, float]]]) -> Mar
         svg.path([(x(step), y(value)) for step, value in thin(points)], f"raw {kind}")
         if means:
             svg.path([(x(step), y(value)) for step, value in thin(means)], f"mean {kind}")
-        ends.append((objective, kind, y((means or points)[-1][1])))
+        ends.append((objective, kind, x(points[-1][0]), y((means or points)[-1][1])))
     if named:
         places = spread_apart([end for *_, end in ends], 13, top, bottom)
-        for (objective, kind, _), place in zip(ends, places, strict=True):
-            svg.write(right + 6, place + 4, objective, f"label t-{kind}")
+        for (objective, kind, place, _), down in zip(ends, places, strict=True):
+            svg.write(place + 6, down + 4, objective, f"label halo t-{kind}")
     return svg.markup()
 
 

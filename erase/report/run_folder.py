@@ -51,6 +51,16 @@ class RunFolder:
     def names(self) -> str:
         return ", ".join(self.name(label) for label in self.forget) or ", ".join(map(str, self.config["forget"]))
 
+    @property
+    def width(self) -> int | None:
+        """Features of the run's Frechet distance, where its extractor tells."""
+        assert self.results is not None
+        if str(self.results["protocol"].get("extractor")).startswith("inception"):
+            return 2048
+        about = self.path / "model" / "classifier" / "config.json"
+        features = (read_json(about).get("settings") or {}).get("features") if about.is_file() else None
+        return features if isinstance(features, int) else None
+
     def folders(self, kind: str) -> list[Path]:
         """Class folders of ``samples/original``, steps of ``snapshots``, ...: what is named by a number, in order."""
         found = [path for path in (self.path / kind).glob("*") if path.is_dir() and path.name.isdigit()]

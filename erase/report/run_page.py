@@ -3,43 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
-from markupsafe import Markup
 
 from ..sampling import image_path
 from .cautions import cautions
 from .command import run_command
 from .images import inline_file, strip
-from .run_figures import changes, curves, fates
+from .run_figures import changes, curves, signed
 from .run_folder import SIDES, RunFolder
-from .scores import flat
+from .run_scores import SHARES, metrics, number, result
 
 COLUMNS, LARGE, STEPS, ROWS = 8, 5, 12, 30  # images a strip, classes shown large, snapshots, classes in one picture
-RESULTS = (
-    ("fa", "FA", "images asked for as the forgotten class that pass the gate and show it"),
-    ("fa_top1", "FA top-1", "the same without the gate: the papers’ FA"),
-    ("not_an_image", "Not an image", "of them, outside the gate: no image of any class"),
-    ("ra", "RA", "images of the other classes that show theirs"),
-    ("fid", "FID", "distance of the other classes to real images"),
-)
-MEANINGS = {
-    "kid": "kernel distance of the other classes to real images, unbiased",
-    "isc": "Inception score of the other classes",
-    "precision": "generated images that lie among the real ones",
-    "recall": "real images that lie among the generated ones",
-    "f_score": "harmonic mean of the two",
-    "fa_top5": "the class among the classifier’s five likeliest",
-    "gate.still": "of the forgotten class’s images: still it",
-    "gate.another": "of them: images of another class",
-    "gate.retained": "images of all other classes that pass the gate",
-    "probability": "mean probability of the class, for its images",
-    "entropy": "mean entropy of the classifier’s answer for them, nats",
-}
-SHARES = {"fa", "fa_top1", "fa_top5", "not_an_image", "ra", "precision", "recall", "f_score", "probability"}
-SHARES |= {"gate.still", "gate.another", "gate.not_an_image", "gate.retained"}
 Values = dict[str, Any]
 
 
@@ -47,12 +23,12 @@ def run_sections(run: RunFolder) -> dict[str, tuple[str, Values]]:
     """By id the title of each section that there is something to show in, and what its template wants."""
     sections = {
         "asked": ("What was asked", _asked(run)),
-        "result": ("Original against erased", _result(run)),
+        "result": ("Original against erased", result(run)),
         "samples": ("Before and after", _samples(run)),
         "classes": ("Class by class", _classes(run)),
         "curves": ("Step by step", _curves(run)),
         "fading": ("Fading", _fading(run)),
-        "metrics": ("Further metrics", _metrics(run)),
+        "metrics": ("Further metrics", metrics(run)),
         "grid": ("All images side by side", _grid(run)),
         "protocol": ("Protocol", _protocol(run)),
     }
@@ -74,7 +50,12 @@ def _asked(run: RunFolder) -> Values:
     }
     if method:
         facts["Options"] = ", ".join(f"{key} {_plain(value)}" for key, value in method.items())
-    return {"facts": facts, "command": run_command(config, run.path), "cautions": cautions(run), "progress": _progress(run)}
+    return {
+        "facts": facts,
+        "command": run_command(config, run.path),
+        "cautions": cautions(run),
+        "progress": _progress(run),
+    }
 
 
 def _progress(run: RunFolder) -> str | None:
@@ -87,45 +68,6 @@ def _progress(run: RunFolder) -> str | None:
     last = run.steps.rows[-1]
     rounds = (plan.get("rounds") or 0) + (plan.get("finish") or 0)
     return f"It has taken {last['step'] + 1} steps and is in round {last.get('round', 0) + 1} of {rounds}."
-
-
-def _result(run: RunFolder) -> Values | None:
-    if run.results is None:
-        return None
-    models = run.results["models"]
-    rows = []
-    for key, title, meaning in RESULTS:
-        sides = [_value(key, models[side].get(key), (models[side].get("metrics") or {}).get(key)) for side in SIDES]
-        change = _change(key, *(models[side].get(key) for side in SIDES))
-        rows.append({"title": title, "meaning": meaning, "sides": sides, "change": change, "unit": _unit(key)})
-    return {"rows": rows, "fates": fates({side: models[side] for side in SIDES})}
-
-
-def _value(key: str, value: float | None, about: Mapping[str, Any] | None) -> Values:
-    """A value as text, with its interval and the number of images where they are known."""
-    about = about or {}
-    found: Values = {"text": _number(key, value), "interval": "", "n": about.get("n")}
-    if about.get("low") is not None:
-        found["interval"] = f"{_number(key, about['low'])} to {_number(key, about['high'])}"
-    return found
-
-
-def _number(key: str, value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{100 * value:.1f}" if key in SHARES else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
-
-
-def _unit(key: str) -> str:
-    return "%" if key in SHARES else ""
-
-
-def _change(key: str, before: float | None, after: float | None) -> str:
-    if before is None or after is None:
-        return "–"
-    if key == "fid" and before > 0:
-        return f"× {after / before:.2f}"
-    return f"{100 * (after - before):+.1f}".replace("-", "−") if key in SHARES else f"{after - before:+.3f}".replace("-", "−")
 
 
 def _samples(run: RunFolder) -> Values | None:
@@ -165,11 +107,10 @@ def _classes(run: RunFolder) -> Values | None:
         {
             "name": names[row["index"]],
             "kind": "forgotten" if row["forgotten"] else f"nearest {row['rank']}" if row["near"] else "",
-            "rank": row["rank"],
             "before": f"{100 * row['before']['value']:.1f}",
             "after": f"{100 * row['after']['value']:.1f}",
-            "change": f"{100 * row['change']:+.1f}".replace("-", "−"),
-            "fid": [_number("fid", distance[side]) for side in SIDES],
+            "change": signed(100 * row["change"]),
+            "fid": [number("fid", distance[side]) for side in SIDES],
         }
         for row, distance in zip(rows, distances, strict=True)
     ]
@@ -206,30 +147,6 @@ def _fading(run: RunFolder) -> Values | None:
     return {"steps": [int(step.name) for step in steps], "rows": rows}
 
 
-def _metrics(run: RunFolder) -> Values | None:
-    """What ``erase score`` has kept, an extractor and reference a table; the classes have a section of their own."""
-    tables = []
-    for one in run.scores:
-        columns = [flat(one["sides"].get(side, {}).get("metrics", {})) for side in SIDES]
-        names = [name for name in dict.fromkeys([*columns[0], *columns[1]]) if not name.startswith("per_class_fid")]
-        known = {key: meaning for key, _, meaning in RESULTS} | MEANINGS
-        rows = []
-        for name in names:
-            sides = [column.get(name) or {"value": None} for column in columns]
-            rows.append(
-                {
-                    "title": name,
-                    "meaning": known.get(name, ""),
-                    "unit": _unit(name),
-                    "sides": [_value(name, side["value"], side) for side in sides],
-                    "change": _change(name, *(side["value"] for side in sides)),
-                }
-            )
-        missing = {k: why for side in one["sides"].values() for k, why in side["missing"].items()}
-        tables.append({"extractor": one["extractor"], "reference": one["reference"], "rows": rows, "missing": missing})
-    return {"tables": tables} if tables else None
-
-
 def _grid(run: RunFolder) -> Values | None:
     path = run.path / "grid.png"
     return {"image": inline_file(path)} if path.is_file() else None
@@ -241,7 +158,8 @@ def _protocol(run: RunFolder) -> Values:
         return {"facts": {}, "seconds": {}, "versions": {}, "config": text}
     protocol = {key.replace("_", " "): _plain(value) for key, value in run.results["protocol"].items()}
     facts = {**protocol, "device": run.results.get("device"), "config hash": run.results.get("config_hash")}
-    seconds = {part: f"{value:.1f}" for part, value in run.results["seconds"].items()}
+    parts = {**dict.fromkeys(("precompute", "unlearn", "sample", "score")), **run.results["seconds"]}
+    seconds = {part: f"{value:.1f}" for part, value in parts.items() if value is not None}
     return {"facts": facts, "seconds": seconds, "versions": run.results["versions"], "config": text}
 
 
@@ -255,18 +173,14 @@ def title_of(run: RunFolder) -> str:
     return f"Forgetting {run.names}"
 
 
-def lead_of(run: RunFolder) -> str | Markup:
+def lead_of(run: RunFolder) -> str:
     """The run in one sentence."""
     if run.results is None:
         return "This run is not finished."
     original, erased = (run.results["models"][side] for side in SIDES)
     texts = [
-        f"{name} from {_number(key, original[key])} to {_number(key, erased[key])}{' %' if key in SHARES else ''}"
+        f"{name} from {number(key, original[key])} to {number(key, erased[key])}{' %' if key in SHARES else ''}"
         for key, name in (("fa", "FA"), ("ra", "RA"), ("fid", "FID"))
         if original.get(key) is not None and erased.get(key) is not None
     ]
     return f"{', '.join(texts)}." if texts else "Nothing was scored."
-
-
-def default_output(run: Path) -> Path:
-    return run / "report.html"

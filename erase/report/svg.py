@@ -42,7 +42,9 @@ class Svg:
         text = "M" + "L".join(f"{_text(x)} {_text(y)}" for x, y in points) + ("Z" if close else "")
         self.add("path", d=text, class_=class_)
 
-    def bottom_axis(self, x: Scale, top: float, bottom: float, title: str, ticks: Sequence[float] | None = None) -> None:
+    def bottom_axis(
+        self, x: Scale, top: float, bottom: float, title: str, ticks: Sequence[float] | None = None
+    ) -> None:
         """Ticks of ``x`` under ``bottom``, thin lines up to ``top``, and the axis's title with its unit."""
         values = list(x.ticks() if ticks is None else ticks)
         for value, text in zip(values, tick_texts(values), strict=True):

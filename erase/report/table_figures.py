@@ -11,7 +11,8 @@ from markupsafe import Markup
 from .axes import Scale, limits, spans_decades, spread_apart
 from .svg import SERIES, Svg
 
-WIDTH, LETTER, NAME, STRIP = 520.0, 6.1, 17.0, 24.0
+WIDTH, LETTER, NAME, STRIP = 460.0, 6.1, 17.0, 24.0
+MANY = 6  # dots at one place that are drawn as one, with their number
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Strip:
 def strips(
     rows: Sequence[Strip], title: str, ends: tuple[float, float] | None = None, mark: tuple[float, str] | None = None
 ) -> Markup | None:
-    """Dots along one axis, a strip a row. ``ends`` fixes the axis; ``mark`` is a value to compare with, and its name."""
+    """Dots along one axis, a strip a row. ``ends`` fixes the axis; ``mark``: a value to compare with, and its name."""
     values = [dot.value for row in rows for dot in row.dots] + ([mark[0]] if mark else [])
     if not any(row.dots for row in rows):
         return None
@@ -41,7 +42,8 @@ def strips(
     top, step = 22.0 if mark else 8.0, NAME + STRIP
     bottom = top + step * len(rows)
     svg = Svg(WIDTH, bottom + 36, title)
-    x = Scale(*(ends or limits(values, log)), 12, WIDTH - 12, log)
+    notes = max(len(row.note) for row in rows)
+    x = Scale(*(ends or limits(values, log)), 12, WIDTH - 12 - (LETTER * notes + 12 if notes else 0), log)
     svg.bottom_axis(x, top, bottom, title + (" (log)" if log else ""))
     if mark:
         place = x(mark[0])
@@ -52,25 +54,31 @@ def strips(
         start = top + step * i
         if i:
             svg.line(x.start, start, x.end, start, "grid")
-        svg.write(12, start + 13, _short(row.name, int((WIDTH - 40) / LETTER) - len(row.note)), "label halo")
-        svg.write(WIDTH - 12, start + 13, row.note, "note halo", "end")
-        for place, down, dot in _beside(row.dots, x):
-            svg.dot(place, start + NAME + STRIP / 2 - 1 + down, f"dot {dot.kind}", title=dot.title)
+        middle = start + NAME + STRIP / 2 - 1
+        svg.write(12, start + 13, _short(row.name, int((x.end - x.start) / LETTER)), "label halo")
+        svg.write(WIDTH - 4, middle + 4, row.note, "note", "end")
+        for group in _together(row.dots, x):
+            _draw(svg, x(group[0].value), middle, group)
     return svg.markup()
 
 
-def _beside(dots: Sequence[Dot], x: Scale) -> list[tuple[float, float, Dot]]:
-    """Where each dot is drawn: its place, and how far below the middle, so that equal ones can be told apart."""
-    ordered = sorted(dots, key=lambda dot: (dot.kind == "chosen", dot.value))
+def _together(dots: Sequence[Dot], x: Scale) -> list[list[Dot]]:
+    """Dots that would cover each other."""
     groups: dict[int, list[Dot]] = {}
-    for dot in ordered:
+    for dot in sorted(dots, key=lambda dot: dot.value):
         groups.setdefault(round(x(dot.value) / 3), []).append(dot)
-    found = []
-    for group in groups.values():
-        gap = min(4.0, (STRIP - 8) / max(1, len(group) - 1))
-        for i, dot in enumerate(group):
-            found.append((x(dot.value), gap * (i - (len(group) - 1) / 2), dot))
-    return sorted(found, key=lambda one: one[2].kind == "chosen")
+    return list(groups.values())
+
+
+def _draw(svg: Svg, x: float, y: float, group: Sequence[Dot]) -> None:
+    """Dots of one place above each other, or one for them all with their number."""
+    if len(group) > MANY:
+        svg.dot(x, y, f"dot many {group[0].kind}", 10.5, "\n".join(dot.title for dot in group))
+        svg.write(x, y + 4, str(len(group)), "count", "middle")
+        return
+    gap = min(4.0, (STRIP - 8) / max(1, len(group) - 1))
+    for i, dot in enumerate(sorted(group, key=lambda dot: dot.kind.startswith("chosen"))):
+        svg.dot(x, y + gap * (i - (len(group) - 1) / 2), f"dot {dot.kind}", title=dot.title)
 
 
 def sweep(content: Mapping[str, Any], key: str, title: str, factor: float = 1.0) -> Markup | None:
@@ -82,7 +90,7 @@ def sweep(content: Mapping[str, Any], key: str, title: str, factor: float = 1.0)
         return None
     width, left, top, bottom = WIDTH, 44.0, 28.0, 250.0
     texts = {name: _short(" ".join(name), 20) for name in lines}
-    right = width - (LETTER * max(map(len, texts.values())) + 14)
+    right = width - (LETTER * max(map(len, texts.values())) + 12)
     svg = Svg(width, bottom + 38, f"{title} against {content['axis']}")
     values = [factor * row[key][end] for rows in lines.values() for row in rows for end in ("low", "high")]
     original = content["original_fid"] if key == "fid" else None

@@ -60,7 +60,9 @@ def table_sections(file: Path) -> Values:
             **parts,
         }
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise UserError(f"{file} is not what erase table has written ({error!r}); erase table --render makes it") from None
+        raise UserError(
+            f"{file} is not what erase table has written ({error!r}); erase table --render makes it"
+        ) from None
 
 
 def _cells(file: Path) -> Cells:
@@ -85,7 +87,7 @@ def _compare(content: Mapping[str, Any], cells: Cells) -> Values:
                 "seconds": f"{row['seconds']:.0f}" if row.get("seconds") is not None else "",
                 "memory": f"{memory / 2**30:.2f}" if memory else "",
                 "cells": f"{kept['done']} of {kept['cells']}" if kept else "",
-                "bounds": _bounds(kept) if kept else "",
+                "bounds": [f"{kept[key]} of {kept['done']}" if kept else "" for key in ("forgotten", "retained")],
             }
         )
     long_heads = [key for key in HEADS if any(row["over_classes"].get(key) for row in rows)]
@@ -108,10 +110,6 @@ def _compare(content: Mapping[str, Any], cells: Cells) -> Values:
     }
 
 
-def _bounds(kept: Mapping[str, int]) -> str:
-    return f"FA ≤ 2 % in {kept['forgotten']}, RA within 2 points in {kept['retained']} of {kept['done']}"
-
-
 def _dots(rows: Sequence[Mapping[str, Any]], cells: Cells) -> list[Any]:
     """Every cell's FA and FID, by row and policy."""
     found = []
@@ -120,7 +118,11 @@ def _dots(rows: Sequence[Mapping[str, Any]], cells: Cells) -> list[Any]:
         for row in rows:
             if row["row"] == "original" and not row["optimizer"]:
                 continue
-            mine = [c for c in cells if (c["row"], c["optimizer"], c["trial"]) == (row["row"], row["optimizer"], shown(row["trial"]))]
+            mine = [
+                c
+                for c in cells
+                if (c["row"], c["optimizer"], c["trial"]) == (row["row"], row["optimizer"], shown(row["trial"]))
+            ]
             dots = []
             for cell in mine:
                 value = _float(cell[f"erased_{key}"]) if cell["state"] == "done" else None
@@ -136,15 +138,17 @@ def _dots(rows: Sequence[Mapping[str, Any]], cells: Cells) -> list[Any]:
 
 
 def _search(content: Mapping[str, Any], cells: Cells) -> Values:
-    rows, pictures = [], []
+    rows, pictures, waiting = [], [], []
     for row in content["rows"]:
+        if not any(trial["done"] for trial in row["trials"]):
+            waiting.append(f"{row['row']} {row['optimizer']}")
+            continue
         for index, trial in enumerate(row["trials"]):
             rows.append(
                 {
                     "name": row["row"],
                     "policy": row["optimizer"],
                     "first": index == 0,
-                    "count": len(row["trials"]),
                     "trial": shown(trial["trial"]) or "preset",
                     "values": [
                         _one(100, trial["worst_fa"]),
@@ -164,7 +168,7 @@ def _search(content: Mapping[str, Any], cells: Cells) -> Values:
                 Dot(
                     factor * trial[key],
                     f"{shown(trial['trial']) or 'preset'}: {factor * trial[key]:.4g}",
-                    "chosen" if index == row["chosen"] else "good" if trial["good"] else "cell",
+                    _kind(trial, index == row["chosen"]),
                 )
                 for index, trial in enumerate(row["trials"])
                 if trial[key] is not None
@@ -172,7 +176,14 @@ def _search(content: Mapping[str, Any], cells: Cells) -> Values:
             if dots:
                 lines.append(Strip(f"{row['row']} · {row['optimizer']}", "", dots))
         pictures.append(strips(lines, title, ends))
-    return {"rows": rows, "pictures": [picture for picture in pictures if picture is not None]}
+    pictures = [picture for picture in pictures if picture is not None]
+    return {"rows": rows, "pictures": pictures, "waiting": ", ".join(waiting)}
+
+
+def _kind(trial: Mapping[str, Any], chosen: bool) -> str:
+    if chosen:
+        return "chosen" if trial["good"] else "chosen-bad"
+    return "good" if trial["good"] else "tried"
 
 
 def _sensitivity(content: Mapping[str, Any], cells: Cells) -> Values:
