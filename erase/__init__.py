@@ -15,6 +15,7 @@ _HOMES = {
     "PretrainConfig": "config",
     "RunConfig": "config",
     "UserError": "errors",
+    "calculate_metrics": "compat",
     "fid": "fidelity",
     "grid": "report.compare",
     "load_model": "model",
@@ -26,12 +27,13 @@ _HOMES = {
     "score": "evaluation",
 }
 __all__ = [
-    "Model", "PretrainConfig", "RunConfig", "UserError", "fid", "grid", "load_model", "pretrain", "report", "run",
-    "sample", "save_model", "score",
+    "Model", "PretrainConfig", "RunConfig", "UserError", "calculate_metrics", "fid", "grid", "load_model", "pretrain",
+    "report", "run", "sample", "save_model", "score",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from . import report
+    from .compat import calculate_metrics
     from .config import PretrainConfig, RunConfig
     from .errors import UserError
     from .evaluation import score

@@ -122,7 +122,7 @@ def curves(rows: Rows) -> dict[str, Markup]:
             o: [(row["step"], row[key]) for row in rows if row["objective"] == o and key in row] for o in objectives
         }
         series = {objective: points for objective, points in series.items() if points}
-        if key != "lr" and all(len({value for _, value in points}) == 1 for points in series.values()):
+        if key not in ("loss", "lr") and all(len({value for _, value in points}) == 1 for points in series.values()):
             continue
         if key == "loss":
             found |= {f"{o} loss": _curve(f"{o} loss", {o: points}, last) for o, points in series.items()}
@@ -149,6 +149,8 @@ def _curve(title: str, series: Mapping[str, Sequence[tuple[int, float]]], last: 
         kind = OBJECTIVES.get(objective, "s3")
         means = smooth(points)
         svg.path([(x(step), y(value)) for step, value in thin(points)], f"raw {kind}")
+        if len(points) == 1:
+            svg.dot(x(points[0][0]), y(points[0][1]), f"dot-s {kind}", 2)
         if means:
             svg.path([(x(step), y(value)) for step, value in thin(means)], f"mean {kind}")
         ends.append((objective, kind, x(points[-1][0]), y((means or points)[-1][1])))
