@@ -82,9 +82,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         run = erase.report(asked.run, Path(scratch) / "run.html")
         table = erase.report(asked.tables, Path(scratch) / "table.html")
-        photograph(browser, run, asked.output / "report.png", 1180, top=1720)
+        photograph(browser, run, asked.output / "report.png", 1180, top=1500)
         photograph(browser, run, asked.output / "neighbours.png", 1180, only="classes")
-        photograph(browser, table, asked.output / "report-table.png", 1180)
+        photograph(browser, table, asked.output / "report-table.png", 1180, top=1570)
         for page, name in ((run, "report"), (table, "report-table")) if asked.every else ():
             for width in (1180, 390):
                 for dark in (False, True):

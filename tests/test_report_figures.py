@@ -59,10 +59,10 @@ def test_labels_are_apart_in_their_order_and_inside(places):
 
 def test_a_mean_over_steps_leaves_a_slope_straight():
     line = [(i, 2.0 * i + 1) for i in range(300)]
-    assert smooth(line) == line  # a window cut off at the ends would bend it there
+    assert smooth(line) == line[5:-5]  # a window cut off at the ends would bend it there
     assert smooth(line[:20]) == []
     noise = [(i, (-1.0) ** i) for i in range(300)]
-    assert max(abs(value) for _, value in smooth(noise)[10:-10]) < 0.2
+    assert max(abs(value) for _, value in smooth(noise)) < 0.2
 
 
 def test_thinning_keeps_peaks_and_order():

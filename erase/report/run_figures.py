@@ -162,14 +162,16 @@ def _curve(title: str, series: Mapping[str, Sequence[tuple[int, float]]], last: 
 
 
 def smooth(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Mean of the points around each, a thirtieth of all of them; none where they are few."""
+    """The mean of the points around each, a thirtieth of all of them; none where they are few.
+
+    The ends, which have no such neighbours on one side, are left out.
+    """
     half = len(points) // WINDOWS // 2
     if half == 0:
         return []
     found = []
-    for i in range(len(points)):
-        reach = min(half, i, len(points) - 1 - i)  # as many on either side, so that a slope is not bent at its ends
-        around = [value for _, value in points[i - reach : i + reach + 1]]
+    for i in range(half, len(points) - half):
+        around = [value for _, value in points[i - half : i + half + 1]]
         found.append((points[i][0], sum(around) / len(around)))
     return found
 

@@ -110,7 +110,7 @@ def _classes(run: RunFolder) -> Values | None:
             "before": f"{100 * row['before']['value']:.1f}",
             "after": f"{100 * row['after']['value']:.1f}",
             "change": signed(100 * row["change"]),
-            "fid": [number("fid", distance[side]) for side in SIDES],
+            "fid": ["–" if distance[side] is None else f"{distance[side]:.2f}" for side in SIDES],
         }
         for row, distance in zip(rows, distances, strict=True)
     ]

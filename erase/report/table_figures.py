@@ -63,11 +63,11 @@ def strips(
 
 
 def _together(dots: Sequence[Dot], x: Scale) -> list[list[Dot]]:
-    """Dots that would cover each other."""
+    """Dots that would cover each other; last, and so on top, those with a chosen one."""
     groups: dict[int, list[Dot]] = {}
     for dot in sorted(dots, key=lambda dot: dot.value):
         groups.setdefault(round(x(dot.value) / 3), []).append(dot)
-    return list(groups.values())
+    return sorted(groups.values(), key=lambda group: any(dot.kind.startswith("chosen") for dot in group))
 
 
 def _draw(svg: Svg, x: float, y: float, group: Sequence[Dot]) -> None:
