@@ -9,7 +9,6 @@ Needs Chromium or Chrome, and writes docs/results/{report,neighbours,report-tabl
 from __future__ import annotations
 
 import argparse
-import html
 import os
 import shutil
 import subprocess
@@ -39,7 +38,6 @@ def photograph(
     width: int,
     only: str = "",
     dark: bool = False,
-    scale: float = 1.0,
     top: int | None = None,
 ) -> None:
     """A PNG of the page, ``width`` CSS pixels wide, cut to the section ``only`` or to its first ``top`` pixels."""
@@ -54,18 +52,18 @@ def photograph(
         (Path(scratch) / "frame.html").write_text(f"<!doctype html>{frame}", encoding="utf-8")
         raw = Path(scratch) / "raw.png"
         words = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-        words += [f"--force-device-scale-factor={scale}", f"--window-size={max(width, 500)},{top or TALLEST}"]
+        words += [f"--window-size={max(width, 500)},{top or TALLEST}"]
         words += [f"--screenshot={raw}", f"--user-data-dir={scratch}/profile"]
         words += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", f"file://{scratch}/frame.html"]
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=180)
         if not raw.is_file():
-            sys.exit(f"{browser} made no picture of {html.escape(str(page))}: {done.stderr.strip()[-300:]}")
+            sys.exit(f"{browser} made no picture of {page}: {done.stderr.strip()[-300:]}")
         with Image.open(raw) as opened:
-            image = opened.convert("RGB").crop((0, 0, round(width * scale), opened.height))
+            image = opened.convert("RGB").crop((0, 0, width, opened.height))
     empty = Image.new("RGB", image.size, image.getpixel((image.width - 1, image.height - 1)))
     box = ImageChops.difference(image, empty).getbbox()
     if box is not None and top is None:
-        image = image.crop((0, 0, image.width, min(image.height, box[3] + round(16 * scale))))
+        image = image.crop((0, 0, image.width, min(image.height, box[3] + 16)))
     picture.parent.mkdir(parents=True, exist_ok=True)
     image.save(picture, optimize=True)
     print(f"{picture}: {image.width} x {image.height}, {picture.stat().st_size >> 10} KiB")
@@ -82,7 +80,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         run = erase.report(asked.run, Path(scratch) / "run.html")
         table = erase.report(asked.tables, Path(scratch) / "table.html")
-        photograph(browser, run, asked.output / "report.png", 1180, top=1500)
+        photograph(browser, run, asked.output / "report.png", 1180, top=1488)
         photograph(browser, run, asked.output / "neighbours.png", 1180, only="classes")
         photograph(browser, table, asked.output / "report-table.png", 1180, top=1570)
         for page, name in ((run, "report"), (table, "report-table")) if asked.every else ():
