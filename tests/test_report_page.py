@@ -170,6 +170,7 @@ def test_an_unfinished_run_shows_what_there_is(tmp_path):
     page, about = page_of(folder)
     assert about["sections"] == ["asked", "curves", "fading", "protocol"]
     assert "Not finished. It has taken 6 steps and is in round 3 of 150." in page.text
+    assert f"--seed 0 --output {folder}" in page.text, "the command that continues it"
     check_safe(page)
     (folder / "metrics.jsonl").unlink()
     assert "It has taken no step yet." in page_of(folder)[0].text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,11 +49,14 @@ def _asked(run: RunFolder) -> Values:
         "Seed": config.get("seed"),
         "Rounds": f"{plan.get('rounds')}, then {plan.get('finish')} of retain alone",
     }
+    command = run_command(config, run.path)
+    if run.results is None:  # it must find this folder to continue
+        command += f" --output {shlex.quote(str(run.path))}"
     if method:
         facts["Options"] = ", ".join(f"{key} {_plain(value)}" for key, value in method.items())
     return {
         "facts": facts,
-        "command": run_command(config, run.path),
+        "command": command,
         "cautions": cautions(run),
         "progress": _progress(run),
     }
