@@ -355,6 +355,26 @@ def grid(runs: tuple[str, ...], output: str, kind: str, debug: bool) -> None:
     erase grid runs/digits-3-sfron-dual-s0 runs/digits-3-salun-dual-s0 --output both.png
     erase grid runs/digits-3-sfron-dual-s0 --kind guidance --output guidance.png
     """
-    from .report.compare import draw
+    from .report.compare import grid as draw
 
-    click.echo(draw(kind, runs, output))
+    click.echo(draw(runs, output, kind))
+
+
+@cli.command()
+@click.argument("source", metavar="RUN|TABLE")
+@click.option("--output", "-o", metavar="FILE", help="The page to write.  [default: report.html in the folder]")
+@AS_JSON
+@DEBUG
+def report(source: str, output: str | None, as_json: bool, debug: bool) -> None:
+    """Write one self-contained HTML page of a run, finished or not, or of a table's folder.
+
+    \b
+    erase report runs/digits-3-sfron-dual-s0
+    erase report docs/results/digits --output tables.html
+
+    TABLE is the folder that erase table has written, or one table in it as DIR/NAME.
+    """
+    from .report.page import write_report
+
+    about = write_report(source, output)
+    click.echo(json.dumps(about, indent=2) if as_json else about["output"])

@@ -29,6 +29,7 @@ from .metrics.top5 import forget_accuracy_top5
 from .model import read_labels
 from .pictures import Pictures, find_pictures, is_run, run_pictures
 from .readings import MissingError, Readings, read
+from .report.kept import keep_scores
 from .report.scores import aliases, flat
 from .scoring import nearest_classes
 from .targets import (
@@ -170,7 +171,7 @@ def score(
     ``reference``: as for :func:`erase.fid`; a run brings its own data. ``extractor``: a run brings its own classifier,
     others default to Inception. ``forget``: the forgotten classes of folders that are no run. ``bootstrap``: resamples
     for the intervals of FID and the Inception score. Readings and values are cached under keys of their content and
-    never computed twice.
+    never computed twice; a run also keeps its values in ``scores.json``.
 
     Raises UserError for an unknown metric, one that was asked for and cannot be had, or input that cannot be read.
     """
@@ -183,8 +184,12 @@ def score(
     for source in given:
         run = Path(source) if is_run(Path(source)) else None
         instrument = find_extractor(extractor or (str(run) if run else INCEPTION), weights, device)
+        found = []
         for subject, name, keys in _subjects(source, run, reference, instrument, forget, bootstrap, batch, size):
-            rows.append(_row(subject, name, keys, asked, metrics is not None, instrument, size))
+            found.append(_row(subject, name, keys, asked, metrics is not None, instrument, size))
+        if run is not None:
+            keep_scores(run, found, None if reference is None else str(reference))
+        rows += found
     return rows
 
 

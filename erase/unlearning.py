@@ -57,6 +57,8 @@ from .stage import Stage, extract, preflight, raise_gate
 from .task import DiffusionTask
 from .trainer import Trainer, make_accelerator
 
+NEAREST = 10  # other classes that results.json names, nearest first
+
 
 def run(request: RunConfig, words: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Makes a model forget classes and measures it; what ``results.json`` holds.
@@ -383,6 +385,7 @@ def score(
         "complete": True,
         "config_hash": config_hash(config),
         "forget": [{"index": label, "name": model.labels[label]} for label in forget],
+        "nearest": stage.nearest(forget)[:NEAREST],
         "method": config.method.name,
         "optimizer": config.optimizer.policy,
         "seed": config.seed,

@@ -38,7 +38,19 @@ def test_importing_erase_and_its_command_does_not_import_torch():
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["run"], ["pretrain"], ["table"], ["methods"], ["convert"], ["fid"], ["score"], ["sample"], ["grid"]],
+    [
+        [],
+        ["run"],
+        ["pretrain"],
+        ["table"],
+        ["methods"],
+        ["convert"],
+        ["fid"],
+        ["score"],
+        ["sample"],
+        ["grid"],
+        ["report"],
+    ],
 )
 def test_help_does_not_import_torch(command):
     code = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import SampleConfig, build
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..files import read_json
 from ..model import Model, load_model
 from ..presets import load_yaml
@@ -120,18 +120,27 @@ def _panel(run: Finished, runs: Sequence[Finished]) -> str:
     return "erased" if len(runs) == 1 else run.name
 
 
-def draw(kind: str, folders: Sequence[str], output: str) -> Path:
-    """``erase grid``. Raises UserError for what is no run, or for several runs where one is wanted."""
-    runs = [open_run(Path(folder)) for folder in folders]
-    target = Path(output)
+KINDS = ("runs", "guidance", "fading")
+
+
+def grid(runs: str | Path | Sequence[str | Path], output: str | Path, kind: str = "runs") -> Path:
+    """Writes a PNG of finished runs, side by side from the same seeds; where it lies.
+
+    ``kind``: ``runs``; of one run also ``guidance``, the forgotten classes over guidance scales, or ``fading``, its
+    snapshots over the steps. Raises UserError for what is no run, or for several runs where one is wanted.
+    """
+    given = [runs] if isinstance(runs, str | Path) else list(runs)
+    found, target = [open_run(Path(folder)) for folder in given], Path(output)
     if target.suffix.lower() != ".png":
-        raise UserError(f"--output must end in .png, not {output!r}")
-    if kind != "runs" and len(runs) != 1:
-        raise UserError(f"--kind {kind} takes one run, not {len(runs)}")
+        raise UserError(f"--output must end in .png, not {str(output)!r}")
+    if kind not in KINDS:
+        raise UserError(f"unknown kind {kind!r}{nearest(kind, KINDS)}")
+    if kind != "runs" and len(found) != 1:
+        raise UserError(f"--kind {kind} takes one run, not {len(found)}")
     if kind == "runs":
-        side_by_side(runs, target)
+        side_by_side(found, target)
     elif kind == "guidance":
-        guidance_sweep(runs[0], target)
+        guidance_sweep(found[0], target)
     else:
-        fading(runs[0], target)
+        fading(found[0], target)
     return target
