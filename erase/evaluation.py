@@ -27,7 +27,7 @@ from .metrics.per_class_fid import per_class_fid
 from .metrics.precision_recall import precision_recall
 from .metrics.top5 import forget_accuracy_top5
 from .model import read_labels
-from .pictures import Pictures, find_pictures, is_run, run_pictures
+from .pictures import Pictures, check_pictures, find_pictures, is_run, run_pictures
 from .readings import MissingError, Readings, read
 from .report.scores import aliases, flat
 from .scoring import nearest_classes
@@ -178,8 +178,7 @@ def score(
     rows = []
     given = [sources] if isinstance(sources, str | Path) else list(sources)
     for source in given:  # before an extractor is looked for
-        if not Path(source).exists():
-            raise UserError(f"no images at {source}; give a run, a folder of images or an .npz")
+        check_pictures(source)
     for source in given:
         run = Path(source) if is_run(Path(source)) else None
         instrument = find_extractor(extractor or (str(run) if run else INCEPTION), weights, device)

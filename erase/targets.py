@@ -63,6 +63,14 @@ def find_target(
     return read_adm(path, extractor) if path.suffix == ".npz" else read_target(path, extractor, size)
 
 
+def check_target(source: str | Path) -> None:
+    """Raises UserError if nothing lies at ``source`` that could be a reference."""
+    if str(source) != "digits" and not Path(source).exists():
+        raise UserError(
+            f"no images at {source}; a reference is digits, a folder of images, a statistics file or an .npz"
+        )
+
+
 def statistics_file(source: str | Path) -> Path:
     """The file of a reference without images."""
     return Path(source) / PACK if (Path(source) / PACK).is_file() else Path(source)
