@@ -23,5 +23,5 @@ def test_every_row_is_drawn_from_a_cache_that_is_not_encoded_again(monkeypatch, 
     found = script.train(130)
     assert (found["rows"], found["batches"]) == (260, 1 + 8)
     assert 0 < found["peak_anonymous_mib"] <= found["peak_resident_mib"]
-    shards = [path for path in tmp_path.rglob("*.safetensors")]
+    shards = list(tmp_path.rglob("*.safetensors"))
     assert sum(path.stat().st_size for path in shards) > 130 * 4 * 4 * 4 * 32 * 32
