@@ -218,9 +218,13 @@ def run_target(
 
 def run_data(run: Path, side: int) -> Pictures:
     """The real images that a run was made with, to be cropped to ``side``. Raises UserError if it does not say."""
+    from .instruments import has_published, run_reference
+
     source = data_of(run)
     if source is None:
         raise UserError(f"the run {run} does not say where its real images are; give --reference")
+    if has_published(run):
+        return run_reference(run, side)
     names = {name: label for label, name in read_labels(run / "model").items()}
     return image_set_pictures(load_images(source, side, names), source)
 
