@@ -97,7 +97,7 @@ def pick_device(device: str) -> torch.device:
 
 def _pack(folder: Path, device: torch.device) -> Extractor:
     instrument = load_instrument(folder / "classifier")
-    layout: Any = torch.channels_last  # the faster one for small convolutions
+    layout: Any = torch.channels_last if device.type == "cuda" else torch.contiguous_format  # the faster one
     network: Any = copy.deepcopy(instrument.network).to(device).to(memory_format=layout)
     gate = instrument.gate
     gate = type(gate)(gate.bank.to(device), gate.mean.to(device), gate.std.to(device), gate.threshold)

@@ -17,6 +17,8 @@ from .errors import UserError
 
 SETTLED = 2_000_000_000  # ns; a younger file may change again within one tick of the file system's clock
 
+SMALL = 1 << 20  # bytes of a file that is read at once
+
 
 def shipped(kind: str) -> Path:
     """The folder of shipped ``assets`` or ``configs``: inside the installed package, else the checkout's top level."""
@@ -128,8 +130,7 @@ def digest(*parts: Any) -> str:
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):
-            with part.open("rb") as file:
-                part = hashlib.file_digest(file, "sha256").digest()
+            part = _file_digest(part)
         elif not isinstance(part, bytes | memoryview):
             part = json.dumps(part, sort_keys=True, default=str).encode()
         total.update(len(part).to_bytes(8, "little"))
@@ -137,14 +138,21 @@ def digest(*parts: Any) -> str:
     return total.hexdigest()[:16]
 
 
-def relative_names(root: Path, files: Sequence[Path]) -> list[str]:
+def _file_digest(path: str | Path) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size <= SMALL:  # the other way clears a large buffer first
+            return hashlib.sha256(file.readall()).digest()
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def relative_names(root: Path, files: Sequence[str | Path]) -> list[str]:
     """Each file's path from ``root`` on."""
     front = os.path.join(root, "")  # cutting strings is ten times faster than Path.relative_to
     names = (str(file) for file in files)
     return [name[len(front) :] if name.startswith(front) else os.path.relpath(name, root) for name in names]
 
 
-def file_digests(root: Path, files: Sequence[Path]) -> list[str]:
+def file_digests(root: Path, files: Sequence[str | Path]) -> list[str]:
     """:func:`digest` of each file under ``root``; a file of known size and time of change is not read again."""
     path = cache_folder("digests") / f"{digest(str(root.resolve()))}.json"
     known: dict[str, Any] = {}
@@ -156,7 +164,7 @@ def file_digests(root: Path, files: Sequence[Path]) -> list[str]:
         about = os.stat(file)
         stamp = [about.st_size, about.st_mtime_ns]
         held = known.get(name)
-        found[name] = held[2] if held and held[:2] == stamp else digest(file)
+        found[name] = held[2] if held and held[:2] == stamp else digest(Path(file))
         settled.pop(name, None)
         if now - about.st_mtime_ns > SETTLED:
             settled[name] = [*stamp, found[name]]

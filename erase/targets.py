@@ -63,6 +63,14 @@ def find_target(
     return read_adm(path, extractor) if path.suffix == ".npz" else read_target(path, extractor, size)
 
 
+def check_target(source: str | Path) -> None:
+    """Raises UserError if nothing lies at ``source`` that could be a reference."""
+    if str(source) != "digits" and not Path(source).exists():
+        raise UserError(
+            f"no images at {source}; a reference is digits, a folder of images, a statistics file or an .npz"
+        )
+
+
 def statistics_file(source: str | Path) -> Path:
     """The file of a reference without images."""
     return Path(source) / PACK if (Path(source) / PACK).is_file() else Path(source)
@@ -210,9 +218,13 @@ def run_target(
 
 def run_data(run: Path, side: int) -> Pictures:
     """The real images that a run was made with, to be cropped to ``side``. Raises UserError if it does not say."""
+    from .instruments import has_published, run_reference
+
     source = data_of(run)
     if source is None:
         raise UserError(f"the run {run} does not say where its real images are; give --reference")
+    if has_published(run):
+        return run_reference(run, side)
     names = {name: label for label, name in read_labels(run / "model").items()}
     return image_set_pictures(load_images(source, side, names), source)
 
