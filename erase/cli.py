@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -27,17 +28,15 @@ def main() -> None:
     """Runs the command and turns every ending into the documented exit code and, if it failed, one line."""
     debug = "--debug" in sys.argv[1:]
     signal.signal(signal.SIGTERM, _terminate)
+    warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\)")  # PIL's; what is too large is refused in one line
     try:
+        _check_words(sys.argv[1:])
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
         _fail("interrupted; the same command continues", 130)
     except click.ClickException as error:
         _fail(f"{error.format_message()} (see erase --help)", 2)
-    except UserError as error:
-        if debug:
-            raise
-        _fail(str(error), 2)
     except KeyboardInterrupt:
         _fail("interrupted; the same command continues", 130)
     except Terminated:
@@ -48,7 +47,15 @@ def main() -> None:
     except Exception as error:  # the last door: one line instead of a traceback, and never exit code 0
         if debug:
             raise
-        _fail(f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows the traceback)", 1)
+        from .faults import ending
+
+        _fail(*ending(error))
+
+
+def _check_words(words: list[str]) -> None:
+    for word in words:
+        if "\0" in word or any("\ud800" <= c <= "\udfff" for c in word):
+            raise UserError(f"{word!r} holds a zero byte or is not UTF-8; no class, setting or path may")
 
 
 def _terminate(number: int, frame: Any) -> None:
@@ -56,7 +63,9 @@ def _terminate(number: int, frame: Any) -> None:
 
 
 def _fail(line: str, code: int) -> None:
-    click.echo(f"erase: {line}", err=True)
+    from .text import plain
+
+    click.echo(f"erase: {plain(line)}", err=True)
     sys.exit(code)
 
 

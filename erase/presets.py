@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .config import SHORT, PretrainConfig, ResolvedConfig, RunConfig, build, changed, merge, with_protocol
 from .errors import UserError, nearest
-from .files import digest, read_json, shipped
+from .files import digest, shipped
 from .methods import Method, find_method, refusal
 from .optim import check_kinds
+from .packs import read_about
 from .sources import CHECKPOINTS, HUB, find_source, read_config
+from .text import brief
+from .untrusted import TEXT_BYTES, open_regular, reason
+from .yamls import parse_yaml
 
 SECTIONS = ("model", "data", "method", "optimizer", "unlearn", "sample", "score", "runtime")
 
@@ -24,20 +26,22 @@ def family_of(source: str, download: bool = True) -> str:
     if source in HUB:
         return HUB[source]
     root = find_source(source, download)
-    if (root / "erase.json").is_file():
-        return str(read_json(root / "erase.json").get("family", "digits"))
+    about = read_about(root)
+    if about is not None:
+        return str(about.get("family", "digits"))
     return "imagenet512" if read_config(root, 1)["sample_size"] == 64 else "imagenet256"
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            content = parse_yaml(file.read(TEXT_BYTES).decode())
     except OSError as error:
         raise UserError(f"cannot read the config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid YAML: {reason(error)}") from None
     if not isinstance(content, Mapping):
-        raise UserError(f"{path} must hold sections such as 'unlearn:', not {content!r}")
+        raise UserError(f"{path} must hold sections such as 'unlearn:', not {brief(content)}")
     return dict(content)
 
 

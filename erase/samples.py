@@ -9,9 +9,10 @@ from typing import Any
 
 from .config import PROTOCOLS, SHORT, RuntimeConfig, SampleConfig, build, differences, merge, with_protocol
 from .errors import UserError, nearest
-from .files import read_json, write_json
+from .files import write_json
 from .labels import find_class
 from .model import Model, load_model
+from .packs import read_mapping
 from .pictures import image_files
 from .precision import chosen
 from .sampling import drawing, sample_folder
@@ -99,7 +100,7 @@ def check_mark(output: Path, about: Mapping[str, Any]) -> None:
     """Raises UserError if the folder's images are of another model or protocol, or of nobody knows which."""
     mark = output / MARK
     if mark.is_file():
-        different = differences(read_json(mark), about)
+        different = differences(read_mapping(mark), about)
         if different:
             raise UserError(f"{output} holds samples that differ in {', '.join(different)}; give another --output")
     elif output.exists() and not output.is_dir():

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from ..errors import UserError, nearest
+from ..text import brief
+from ..yamls import parse_yaml
 from .fields import Section, as_mapping, changed, join
 
 SHORT = {"model": "source", "data": "source", "method": "name", "optimizer": "policy", "sample": "protocol"}
 # the key that a section's plain value stands for
+LEVELS = 6
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "fast": {"sampler": "dpm++", "steps": 25, "guidance_scale": 1.5},
     "paper": {"sampler": "ancestral", "steps": 250, "guidance_scale": 1.5},  # of DiT and of what builds on it
@@ -63,11 +64,13 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         key, sign, text = word.partition("=")
         if not sign or not key.strip():
-            raise UserError(f"{word!r} is no setting; write key=value, for example unlearn.forget.lr=1e-4")
+            raise UserError(f"{brief(word)} is no setting; write key=value, for example unlearn.forget.lr=1e-4")
         try:
-            nested: Any = yaml.safe_load(text) if text else None
-        except yaml.YAMLError:
-            raise UserError(f"the value of {word!r} is not valid YAML; put text with : or # in quotes") from None
+            nested: Any = parse_yaml(text) if text else None
+        except ValueError:
+            raise UserError(f"the value of {brief(word)} is not valid YAML; put text with : or # in quotes") from None
+        if key.count(".") > LEVELS:
+            raise UserError(f"{brief(word)} is no setting; no key has more than {LEVELS} dots")
         for part in reversed(key.strip().split(".")):
             nested = {part: nested}
         for name in nested.keys() & result.keys() & SHORT.keys():
