@@ -11,9 +11,12 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import UserError, nearest
+from ..errors import Faults, nearest
+from ..text import brief
 
 Section = Mapping[str, Any]
+ITEMS = 100_000
+VAST = 10**6  # a limit from which on it says nothing to who is below it
 
 
 def setting(
@@ -31,35 +34,55 @@ def setting(
     return dataclasses.field(default=default, metadata=limits)
 
 
-def build(cls: type, values: Section, path: str = "", types_of: Mapping[str, type] | None = None) -> Any:
-    """``cls`` from a mapping. Raises UserError naming every unknown key, wrong type and value out of range."""
-    faults: list[str] = []
-    result = _build(cls, values, path, types_of or {}, faults)
-    if faults:
-        raise UserError("config: " + "; ".join(faults))
+def needed(text: str, low: float | None = None, high: float | None = None) -> Any:
+    """As :func:`setting`, for a field without a default."""
+    return dataclasses.field(metadata={"text": text, "low": low, "high": high})
+
+
+def build(
+    cls: type,
+    values: Section,
+    path: str = "",
+    types_of: Mapping[str, type] | None = None,
+    faults: Faults | None = None,
+) -> Any:
+    """``cls`` from a mapping.
+
+    Raises UserError naming every unknown key, wrong type and value out of range; or notes them in ``faults`` and goes
+    on with the defaults in their places (None if there are none), so that other checks can still be made.
+    """
+    noted = faults or Faults()
+    result = _build(cls, values, path, types_of or {}, noted.found)
+    if faults is None:
+        noted.tell()
     return result
 
 
 def _build(cls: type, values: Any, path: str, types_of: Mapping[str, type], faults: list[str]) -> Any:
+    made: dict[str, Any] = {}
     if not isinstance(values, Mapping):
-        faults.append(f"{path or 'the config'} must be a section, not {values!r}")
-        return None
+        faults.append(f"{path or 'the config'} must be a section, not {brief(values)}")
+        values = {}
     hints = typing.get_type_hints(cls)
     known = {field.name: field for field in dataclasses.fields(cls)}
     for name in values:
         if name not in known:
             close = nearest(join(path, name), [join(path, key) for key in known])
-            faults.append(f"unknown key {join(path, name)!r}{close}")
-    made: dict[str, Any] = {}
+            faults.append(f"unknown key {brief(join(path, name))}{close}")
     for name, field in known.items():
         if name not in values:
             continue
-        kind = types_of.get(name, hints[name])
+        kind, before = types_of.get(name, hints[name]), len(faults)
         if dataclasses.is_dataclass(kind):
-            made[name] = _build(typing.cast(type, kind), values[name], join(path, name), {}, faults)
+            value = _build(typing.cast(type, kind), values[name], join(path, name), {}, faults)
         else:
-            made[name] = _value(values[name], kind, field.metadata, join(path, name), faults)
-    return None if faults else cls(**made)
+            value = _value(values[name], kind, field.metadata, join(path, name), faults)
+        if len(faults) == before or dataclasses.is_dataclass(value):
+            made[name] = value
+    needed = [f for f in known.values() if f.default is f.default_factory is dataclasses.MISSING]
+    if any(field.name not in made for field in needed):
+        return None
+    return cls(**made)
 
 
 def _value(value: Any, kind: Any, limits: Mapping[str, Any], path: str, faults: list[str]) -> Any:
@@ -68,33 +91,42 @@ def _value(value: Any, kind: Any, limits: Mapping[str, Any], path: str, faults: 
             return None
         kind = next(option for option in typing.get_args(kind) if option is not type(None))
     if typing.get_origin(kind) is tuple:
-        items = [value] if isinstance(value, str | int | float) else value
-        if not isinstance(items, Sequence):
-            faults.append(f"{path} must be a list, not {value!r}")
-            return None
-        inner = typing.get_args(kind)[0]
-        if dataclasses.is_dataclass(inner):
-            return tuple(_build(inner, item, f"{path}[{i}]", {}, faults) for i, item in enumerate(items))  # type: ignore[arg-type]
-        return tuple(_value(item, inner, limits, path, faults) for item in items)
+        return _items(value, typing.get_args(kind)[0], limits, path, faults)
     if typing.get_origin(kind) is Mapping:
         if not isinstance(value, Mapping):
-            faults.append(f"{path} must be a section, not {value!r}")
+            faults.append(f"{path} must be a section, not {brief(value)}")
         return value
     if kind is Any:
         return value
     converted = _convert(value, kind)
     if converted is None:
-        faults.append(f"{path} must be {_KINDS[kind]}, not {value!r}")
+        wanted = "printable text" if kind is str and isinstance(value, str) else _KINDS[kind]
+        faults.append(f"{path} must be {wanted}, not {brief(value)}")
         return None
     low, high, above, choices = (limits.get(key) for key in ("low", "high", "above", "choices"))
     if choices and converted not in choices:
-        faults.append(f"{path} must be one of {', '.join(choices)}, not {value!r}{nearest(converted, choices, 1)}")
-    elif (low is not None and converted < low) or (high is not None and converted > high):
-        upper = "" if high is None else f" and at most {high:g}"
-        faults.append(f"{path} must be at least {low:g}{upper}, not {value!r}")
-    elif above is not None and converted <= above:
-        faults.append(f"{path} must be above {above:g}, not {value!r}")
+        faults.append(f"{path} must be one of {', '.join(choices)}, not {brief(value)}{nearest(converted, choices, 1)}")
+    outside = (low is not None and converted < low) or (high is not None and converted > high)
+    if outside or (above is not None and converted <= above):
+        told = high if high is None or high < VAST or converted > high else None
+        faults.append(f"{path} must be {_range(low, told, above)}, not {brief(value)}")
     return converted
+
+
+def _items(value: Any, inner: Any, limits: Mapping[str, Any], path: str, faults: list[str]) -> Any:
+    items = [value] if isinstance(value, str | int | float) else value
+    if not isinstance(items, Sequence) or len(items) > ITEMS:
+        what = f"must be a list, not {brief(value)}" if not isinstance(items, Sequence) else f"has over {ITEMS} items"
+        faults.append(f"{path} {what}")
+        return None
+    if dataclasses.is_dataclass(inner):
+        return tuple(_build(inner, item, f"{path}[{i}]", {}, faults) for i, item in enumerate(items))  # type: ignore[arg-type]
+    return tuple(_value(item, inner, limits, path, faults) for item in items)
+
+
+def _range(low: float | None, high: float | None, above: float | None) -> str:
+    parts = [("at least", low), ("above", above), ("at most", high)]
+    return " and ".join(f"{word} {int(x) if x == int(x) else x}" for word, x in parts if x is not None)
 
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
@@ -105,9 +137,9 @@ def _convert(value: Any, kind: type) -> Any:
         return value if isinstance(value, bool) else None
     if isinstance(value, bool):
         return None
-    if kind is str:
-        return str(value) if isinstance(value, str | int | float) else None
     try:
+        if kind is str:
+            return str(value) if isinstance(value, str | int | float) and str(value).isprintable() else None
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None

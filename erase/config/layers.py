@@ -53,8 +53,8 @@ def with_protocol(sample: Section) -> dict[str, Any]:
     name = values.pop("protocol", None)
     if name is None:
         return values
-    if name not in PROTOCOLS:
-        raise UserError(f"unknown sample.protocol {name!r}{nearest(str(name), PROTOCOLS)}")
+    if not isinstance(name, str) or name not in PROTOCOLS:
+        raise UserError(f"unknown sample.protocol {brief(name)}{nearest(str(name), PROTOCOLS)}")
     return {**PROTOCOLS[name], **values}
 
 
