@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from .errors import UserError
 from .extractors import INCEPTION, Extractor, find_extractor
-from .files import digest
+from .faults import writing
+from .files import check_appendable, digest
 from .metrics.enough import PER_FEATURE, enough
 from .metrics.fid import distance_to, root_of
 from .pictures import Pictures, find_pictures
@@ -64,7 +65,10 @@ def fid(
     for one in sets:
         if len(one) < 2:
             raise UserError(f"{one.name}: a Frechet distance needs at least 2 images, not {len(one)}")
-    held = read_rows(Path(output)) if output is not None else {}
+    held = {}
+    if output is not None:
+        held = read_rows(Path(output))
+        check_appendable(Path(output))
     whole = find_target(reference, instrument, size, batch)
     if save_reference is not None:
         save_target(whole, Path(save_reference), instrument, size)
@@ -162,16 +166,12 @@ def read_rows(path: Path) -> dict[str, dict[str, Any]]:
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """One line in one write, in the place of what a stop cut short."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab+") as file:
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
-            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    with writing(path, path), path.open("ab+") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def fid_table(rows: Sequence[dict[str, Any]]) -> str:

@@ -54,6 +54,16 @@ def check_writable(folder: Path, what: str) -> None:
         raise UserError(f"cannot write {what} {folder}: {error.strerror}") from None
 
 
+def check_appendable(path: Path) -> None:
+    """As :func:`check_writable`, for a file that lines are to be added to."""
+    check_writable(path.parent, "the folder")
+    try:
+        if path.exists():
+            path.open("ab").close()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
 @contextlib.contextmanager
 def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; when the block ends well it is (synced and) renamed to ``path``."""

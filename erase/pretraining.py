@@ -33,7 +33,7 @@ from .data.latents import LatentStream
 from .data.moments import encode_moments
 from .diffusion import Schedule
 from .errors import UserError
-from .files import digest, replacing_folder, write_json
+from .files import check_writable, digest, replacing_folder, write_json
 from .fit import fit
 from .labels import find_class
 from .methods.finetune import Finetune
@@ -191,6 +191,7 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
     if output.exists():
         raise UserError(f"{output} exists and is no pack; give another --output")
     check_recipe(config)
+    check_writable(output.parent, "the folder")
     images = load_images(asked, config.image_size)
     excluded = [find_class(name, images.names) for name in config.exclude]
     check_data(config, images, excluded)

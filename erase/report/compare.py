@@ -10,6 +10,7 @@ from typing import Any
 
 from ..config import SampleConfig, build
 from ..errors import UserError
+from ..files import check_writable
 from ..model import Model, load_model
 from ..packs import read_index, read_results, understood
 from ..presets import load_yaml
@@ -133,6 +134,7 @@ def draw(kind: str, folders: Sequence[str], output: str) -> Path:
         raise UserError(f"--output must end in .png, not {output!r}")
     if kind != "runs" and len(runs) != 1:
         raise UserError(f"--kind {kind} takes one run, not {len(runs)}")
+    check_writable(target.parent, "the folder")
     if kind == "runs":
         side_by_side(runs, target)
     elif kind == "guidance":

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..files import replacing
 from ..sampling import image_path
+from ..text import plain
 
 CELL, GAP, LEFT, TOP = 64, 4, 120, 56
 INK, PAPER, MARK, QUIET = (30, 30, 30), (255, 255, 255), (200, 40, 40), (120, 120, 120)
@@ -106,5 +107,5 @@ def _cell(path: Path) -> Image.Image:
 
 
 def _fit(name: str, limit: int) -> str:
-    name = name.split(",")[0]
+    name = plain(name).split(",")[0]
     return name if len(name) <= limit else name[: limit - 1] + "…"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..faults import writing
 from ..files import cache_folder, write_text
 from ..packs import read_mapping
 from .plan import Cell, Line, Plan
@@ -78,7 +79,7 @@ class Store:
     def add(self, entry: Entry) -> None:
         """Appends ``entry`` so that a kill at any moment leaves whole lines before it."""
         entry = compact(entry)
-        with self.path.open("ab+") as file:
+        with writing(self.path, self.path), self.path.open("ab+") as file:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
             file.write(json.dumps(entry, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode() + b"\n")
