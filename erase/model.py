@@ -17,6 +17,7 @@ from .files import digest, replacing_folder, write_json
 from .original import from_original, read_checkpoint
 from .packs import read_about, read_transformer, read_vae
 from .sources import find_source, find_vae, read_labels, slot_labels
+from .untrusted import read_pickled
 
 __all__ = [
     "SCHEDULER",
@@ -169,6 +170,8 @@ def _from_pretrained(cls: Any, path: Path, check: Callable[[Path], Any]) -> Any:
     from diffusers.utils import logging
 
     safe = any(path.glob("*.safetensors*")) or not any(path.glob("*.bin*"))
+    for pickled in () if safe else sorted(path.glob("*.bin")):
+        read_pickled(pickled)  # refused as our own .pt are; diffusers then reads it under the same restriction
     verbosity = logging.get_verbosity()
     logging.set_verbosity(CRITICAL)  # what it warns of we know, and what fails is said once, by us
     try:

@@ -64,9 +64,7 @@ def read_index(root: Path) -> dict[int, str]:
     for key, value in content.items():
         foreign = isinstance(value, list) and value and value[0] not in ("diffusers", "transformers", None)
         if foreign or (key == "_class_name" and not isinstance(value, str)):
-            raise UserError(
-                f"{path}: {brief(key)} names {brief(value)}; only classes of diffusers are used, no other code"
-            )
+            raise UserError(f"{path}: {brief(key)} names {brief(value)}; only diffusers' own classes are used")
     names = content.get("id2label")
     if not isinstance(names if names is not None else {}, dict):
         raise UserError(f"{path}: id2label must be a mapping of class ids to names, not {brief(names)}")

@@ -22,7 +22,17 @@ from .data.images import BAD_IMAGE, SUFFIXES, ImageSet, center_crop
 from .errors import UserError
 from .files import digest, file_digests, relative_names
 from .packs import read_results
-from .untrusted import ARCHIVE_BYTES, FORMATS, check_npy, check_pixels, check_regular, npy_header, open_regular, reason
+from .untrusted import (
+    ARCHIVE_BYTES,
+    FORMATS,
+    check_npy,
+    check_pixels,
+    check_regular,
+    image_fault,
+    npy_header,
+    open_regular,
+    reason,
+)
 
 IMAGE_BYTES = 2**30  # of one file
 EIGHT_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
@@ -123,7 +133,7 @@ def read_file(path: Path, size: int | None = None) -> torch.Tensor:
                 raise UserError(f"{path} holds {opened.mode} pixels; 8 bits a channel are needed")
             image = opened.convert("RGB")
     except BAD_IMAGE as error:
-        raise UserError(f"cannot read the image {path}: {reason(error)}") from None
+        raise image_fault(path, error) from None
     if size is not None and image.size != (size, size):
         image = center_crop(image, size)
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()

@@ -95,7 +95,6 @@ def resolve(
 
 def _built(values: dict[str, Any], faults: Faults) -> ResolvedConfig | None:
     """The config, with every fault in ``values`` noted: fields first, then what does not go together."""
-    config: ResolvedConfig | None = None
     method: type[Method] | None = None
     with faults.gathered():
         method = find_method(str(values["method"].get("name", "sfron")))
@@ -103,9 +102,11 @@ def _built(values: dict[str, Any], faults: Faults) -> ResolvedConfig | None:
         build(ResolvedConfig, values, faults=faults)
         return None
     values = {**values, "method": {**values["method"], "name": method.name}}
+    config: ResolvedConfig | None
     config = build(ResolvedConfig, values, types_of={"method": method.Options}, faults=faults)
-    if config is None:
-        return None
+    if config is None:  # its seed or classes were wrong, and the rest can still be looked at
+        rest = {**values, "seed": 0, "forget": []}
+        config = build(ResolvedConfig, rest, types_of={"method": method.Options}, faults=Faults())
     for check in (_check_policy, _check_update, _check_method, _check_kinds):
         with faults.gathered():
             check(method, config)

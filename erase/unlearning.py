@@ -92,6 +92,8 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
 
     with timed(seconds, "score"):
         stage = raise_gate(stage, accelerator.device)
+        if stage.instrument is not None:
+            stage.real_features()  # into the cache: an image that cannot be read is told before the first step
 
     with timed(seconds, "sample"):
         runtime = config.runtime

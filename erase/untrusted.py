@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import stat
+import warnings
 import zipfile
 from collections.abc import Sequence
 from io import BufferedReader
@@ -60,6 +61,13 @@ def check_pixels(size: tuple[int, int], path: Path | str) -> None:
         )
 
 
+def image_fault(path: Path | str, error: BaseException) -> UserError:
+    """What PIL raised for ``path``, in one line; of what it does not know at all it says an object's address."""
+    unknown = type(error).__name__ == "UnidentifiedImageError"
+    why = f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}" if unknown else reason(error)
+    return UserError(f"cannot read the image {path}: {why}")
+
+
 def read_pickled(path: Path, allowed: Sequence[Any] = ()) -> Any:
     """Tensors and plain values of a file that ``torch.save`` wrote, on the CPU, mapped where the file allows it.
 
@@ -73,7 +81,8 @@ def read_pickled(path: Path, allowed: Sequence[Any] = ()) -> Any:
     if zipped:
         _check_stored(path)
     try:
-        with torch.serialization.safe_globals(list(allowed)):
+        with torch.serialization.safe_globals(list(allowed)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is refused below
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError:
         raise UserError(f"{path} is damaged or {PICKLED}") from None

@@ -18,7 +18,7 @@ from .. import rng
 from ..errors import UserError
 from ..files import digest, file_digests, read_tensors, shipped
 from ..text import is_name
-from ..untrusted import FORMATS, check_pixels, open_regular, reason
+from ..untrusted import FORMATS, check_pixels, image_fault, open_regular
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 HELD_OUT_SHARE = 0.2
@@ -101,7 +101,7 @@ def read_image(path: Path, size: int | None = None) -> torch.Tensor:
             check_pixels(opened.size, path)
             image = opened.convert("RGB")
     except BAD_IMAGE as error:
-        raise UserError(f"cannot read the image {path}: {reason(error)}") from None
+        raise image_fault(path, error) from None
     if size is not None and image.size != (size, size):
         image = center_crop(image, size)
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
