@@ -186,9 +186,9 @@ def file_digests(root: Path, files: Sequence[Path]) -> list[str]:
         known = known if isinstance(known, dict) else {}
     found, settled, now = {}, dict(known), time.time_ns()
     for name, file in zip(relative_names(root, files), files, strict=True):
-        about = os.stat(file)
-        if not stat.S_ISREG(about.st_mode):
-            raise UserError(f"{file} is no regular file; remove it")
+        about = _stat(file)
+        if about is None or not stat.S_ISREG(about.st_mode):
+            raise UserError(f"{file} is {'a link to nothing' if about is None else 'no regular file'}; remove it")
         stamp = [about.st_size, about.st_mtime_ns]
         held = known.get(name)
         found[name] = held[2] if held and held[:2] == stamp else digest(file)
@@ -199,6 +199,16 @@ def file_digests(root: Path, files: Sequence[Path]) -> list[str]:
         with replacing(path, sync=False) as temporary:
             temporary.write_text(json.dumps(settled), encoding="utf-8")
     return list(found.values())
+
+
+def _stat(file: Path) -> os.stat_result | None:
+    """None for a link to nothing, which was never there; what has vanished is the machine's fault."""
+    try:
+        return os.stat(file)
+    except FileNotFoundError:
+        if os.path.islink(file):
+            return None
+        raise
 
 
 def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
