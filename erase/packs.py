@@ -6,7 +6,6 @@ Each reader raises UserError naming the file and the first thing in it that cann
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,6 +34,7 @@ VAE = {
 }
 LEVELS, CHANNELS = 8, 8192  # of a VAE
 PLACES = 2**28  # numbers in a table of positions
+LARGE = 1e15
 SPARE = 2**20  # bytes: what rounding and small layers may add to an estimate
 
 
@@ -131,7 +131,7 @@ def read_vae(folder: Path) -> dict[str, Any]:
     for size in channels:
         _whole(path, "block_out_channels", size, 1, CHANNELS)
     factor = content.get("scaling_factor", 1.0)
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
+    if not _is_number(factor) or not factor > 0:
         raise UserError(f"{path}: scaling_factor must be a number above 0, not {brief(factor)}")
     _check_bytes(folder, sum(18 * sizes["layers_per_block"] * size**2 for size in channels))
     return content
@@ -190,9 +190,14 @@ def read_classifier(folder: Path) -> dict[str, Any]:
     if not isinstance(ids, list) or len(ids) != classes or any(type(label) is not int for label in ids):
         raise UserError(f"{path}: classes must list {classes} class ids, not {brief(ids)}")
     threshold = gate.get("threshold") if isinstance(gate, dict) else None
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not math.isfinite(threshold):
+    if not _is_number(threshold):
         raise UserError(f"{path}: gate.threshold must be a number, not {brief(threshold)}")
     return content
+
+
+def _is_number(value: Any) -> bool:
+    """Finite, and no whole number that a float cannot take."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGE < value < LARGE
 
 
 def read_results(run: Path, whole: bool = False) -> dict[str, Any]:
@@ -205,7 +210,7 @@ def read_results(run: Path, whole: bool = False) -> dict[str, Any]:
                 raise ValueError(f"forget {brief(entry)}")
         for side in ("original", "erased") if whole or "models" in results else ():
             values = [results["models"][side][key] for key in ("fa", "ra", "fid")]
-            if any(value is not None and not isinstance(value, int | float) for value in values):
+            if any(value is not None and not isinstance(value, float) and not _is_number(value) for value in values):
                 raise ValueError(f"scores {values}")
         wrong = [key for key in ("method", "optimizer") if not isinstance(results.get(key, ""), str)]
         if wrong:

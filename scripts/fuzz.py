@@ -49,7 +49,7 @@ def main():
             go(kind, share, asked.seed + 1, world, call_process, alone, faults)
     content = {
         "command": "python scripts/fuzz.py " + " ".join(sys.argv[1:]),
-        "cases": sum(counter.total() for counter in counts.values()) + alone.total(),
+        "cases": sum(counter[code] for counter in (*counts.values(), alone) for code in (*CODES.values(), "faults")),
         "faults": len(faults),
         "kinds": {kind: dict(sorted(counter.items())) for kind, counter in counts.items()},
         "in_processes_of_their_own": dict(sorted(alone.items())),

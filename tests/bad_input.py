@@ -311,8 +311,8 @@ def model_folders(draw):
             content = json.loads(file.read_text())
             file.write_text(json.dumps(_put(content, path, value)))
 
-        same = (path == ("gate", "threshold") and value in (-1, 0.5, 10**9, 10**30)) or (
-            path == ("scaling_factor",) and value in (0.5, 10**9, 10**30)
+        same = (path == ("gate", "threshold") and value in (-1, 0.5, 10**9)) or (
+            path == ("scaling_factor",) and value in (0.5, 10**9)
         )
         same |= path in (
             ("vae",),

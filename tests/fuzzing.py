@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from .helpers import make_model, write_image
 from .test_classifier import make_instrument
 
 ROOT = Path(__file__).resolve().parent.parent
+PROGRESS = re.compile(r"^left out, cannot be read|\d+%\|")  # of images that are passed over, and bars
 CANARY = "canary"  # what a payload would write
 SHORT = ["runtime.device=cpu", "sample.per_class=2", "sample.steps=1", "unlearn.rounds=0", "unlearn.finish=1"]
 SHORT += ["unlearn.retain.batch_size=2", "score.bootstrap=0", "method.fisher_samples=2"]
@@ -151,7 +153,7 @@ def run_case(case, world, caller=call):
             code, out, err = caller(case.words)
         finally:
             os.chdir(back)
-        lines = [line for line in err.splitlines() if line and not line.startswith("left out, cannot be read")]
+        lines = [line for line in err.splitlines() if line.strip() and not PROGRESS.search(line)]
         told = f"{case}: {case.words}: exit code {code}\n{err[-1000:]}"
         assert not (Path(scratch) / "here" / CANARY).exists(), f"it ran: {told}"
         assert "Traceback" not in err + out, told

@@ -126,6 +126,7 @@ def test_an_npz_is_measured_before_it_is_read(tmp_path):
     assert len(find_pictures(path)[0]) == 3
 
 
+@pytest.mark.filterwarnings("ignore:Image size")
 @pytest.mark.parametrize("read", [read_image, read_file])
 @pytest.mark.parametrize("size", [(2**31 - 1, 2**31 - 1), (50_000, 50_000), (ASPECT * 40 + 41, 40), (PIXELS + 1, 1)])
 def test_gigantic_images_are_refused_by_their_header(tmp_path, read, size):
