@@ -1,6 +1,6 @@
 """Hands `erase` generated bad input of every kind and counts what it does with it.
 
-    python scripts/fuzz.py --each 38 --processes 24 --output docs/results/fuzz.json
+    python scripts/fuzz.py --each 38 --processes 4 --output docs/results/fuzz.json
 
 Every case must end with exit code 2 (1 for the machine's faults) and one line, without a traceback, without a file
 outside the output folder, without a results.json. Exit code 0 is right only for damage that leaves the input readable.

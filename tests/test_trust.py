@@ -14,7 +14,7 @@ from PIL import Image
 from erase.classifier import load_instrument
 from erase.data.images import folder, read_image
 from erase.errors import UserError
-from erase.model import load_model
+from erase.model import Model, load_model, save_model
 from erase.original import read_checkpoint
 from erase.packs import read_about, read_index, read_results, read_transformer, read_vae
 from erase.pictures import find_pictures, read_file
@@ -22,6 +22,7 @@ from erase.presets import load_yaml
 from erase.published import load_published
 from erase.report.card import model_card
 from erase.report.grid import Panel, Row, draw_panels
+from erase.samples import draw_samples
 from erase.targets import has_images, read_adm
 from erase.text import brief, csv_cell, markdown, plain
 from erase.untrusted import ASPECT, PIXELS, open_regular, read_pickled
@@ -29,6 +30,9 @@ from erase.yamls import parse_yaml
 
 from .bad_input import npy, png, saved, zipped
 from .fuzzing import make_world
+from .helpers import make_transformer, make_vae
+
+QUICK = {"sample": {"steps": 1}, "runtime": {"device": "cpu"}}
 
 
 class Payload:
@@ -293,3 +297,15 @@ def test_a_grid_of_odd_names_is_drawn(tmp_path):
     draw_panels(rows, [Panel("p\nq", [[], []])], tmp_path / "x.png", "title\n" * 50)
     with Image.open(tmp_path / "x.png") as page:
         assert max(page.size) < 2000
+
+
+def test_images_of_a_class_lie_inside_whatever_it_is_called(tmp_path):
+    names = {0: "../../x", 1: "CON", 2: "a/b"}
+    save_model(Model(make_transformer(12), make_vae(), names), tmp_path / "pack")
+    out = tmp_path / "deep" / "out"
+    about = draw_samples(tmp_path / "pack", out, classes=["../../x", "CON", "a/b"], per_class=2, words=QUICK)
+    assert about["classes"] == [0, 1, 2]
+    found = sorted(str(path.relative_to(out)) for path in out.rglob("*.png"))
+    assert found == [f"{label:04d}/{number:05d}.png" for label in range(3) for number in range(2)]
+    assert {path.name for path in tmp_path.iterdir()} == {"pack", "deep"}
+    assert {path.name for path in (tmp_path / "deep").iterdir()} == {"out"}
