@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -27,17 +28,15 @@ def main() -> None:
     """Runs the command and turns every ending into the documented exit code and, if it failed, one line."""
     debug = "--debug" in sys.argv[1:]
     signal.signal(signal.SIGTERM, _terminate)
+    warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\)")  # PIL's; what is too large is refused in one line
     try:
+        _check_words(sys.argv[1:])
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
         _fail("interrupted; the same command continues", 130)
     except click.ClickException as error:
-        _fail(f"{error.format_message()} (see erase --help)", 2)
-    except UserError as error:
-        if debug:
-            raise
-        _fail(str(error), 2)
+        _fail(f"{' '.join(error.format_message().split())} (see erase --help)", 2)
     except KeyboardInterrupt:
         _fail("interrupted; the same command continues", 130)
     except Terminated:
@@ -48,7 +47,15 @@ def main() -> None:
     except Exception as error:  # the last door: one line instead of a traceback, and never exit code 0
         if debug:
             raise
-        _fail(f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows the traceback)", 1)
+        from .faults import ending
+
+        _fail(*ending(error))
+
+
+def _check_words(words: list[str]) -> None:
+    for word in words:
+        if "\0" in word or any("\ud800" <= c <= "\udfff" for c in word):
+            raise UserError(f"{word!r} holds a zero byte or is not UTF-8; no class, setting or path may")
 
 
 def _terminate(number: int, frame: Any) -> None:
@@ -56,8 +63,17 @@ def _terminate(number: int, frame: Any) -> None:
 
 
 def _fail(line: str, code: int) -> None:
-    click.echo(f"erase: {line}", err=True)
+    from .text import plain
+
+    click.echo(f"erase: {plain(line)}", err=True)
     sys.exit(code)
+
+
+def _say(text: str, err: bool = False) -> None:
+    """Prints lines in which names from outside can do nothing to a terminal."""
+    from .text import plain
+
+    click.echo("\n".join(plain(line) for line in text.split("\n")), err=err)
 
 
 @click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
@@ -114,7 +130,7 @@ def run(
     if dry_run:
         from .dryrun import dry_run as describe
 
-        click.echo(describe(request, words, as_json))
+        _say(describe(request, words, as_json))
         return
     from .report.table import result_table
     from .unlearning import run_in_folder
@@ -123,7 +139,7 @@ def run(
     if as_json:
         click.echo(json.dumps(results, indent=2))
     else:
-        click.echo(f"\n{result_table(results)}\n\n{folder} ({folder / 'grid.png'} shows before and after)")
+        _say(f"\n{result_table(results)}\n\n{folder} ({folder / 'grid.png'} shows before and after)")
 
 
 @cli.command()
@@ -163,7 +179,7 @@ def pretrain(
     from .pretraining import pretrain as make
 
     about = make(resolved, output)
-    click.echo(json.dumps(about, indent=2) if as_json else f"\n{output}: {_line(about['provenance']['scores'])}")
+    _say(json.dumps(about, indent=2) if as_json else f"\n{output}: {_line(about['provenance']['scores'])}")
 
 
 @cli.command()
@@ -187,9 +203,9 @@ def convert(source: str, target: str, as_json: bool, debug: bool, **asked: Any) 
     if as_json:
         click.echo(json.dumps(about, indent=2))
         return
-    click.echo(f"{target}: {about['layout']} layout, {about['parameters']:,} parameters, weights {about['weights']}")
+    _say(f"{target}: {about['layout']} layout, {about['parameters']:,} parameters, weights {about['weights']}")
     for note in about["notes"]:
-        click.echo(f"note: {note}", err=True)
+        _say(f"note: {note}", err=True)
 
 
 def _line(values: dict[str, Any]) -> str:
@@ -237,7 +253,7 @@ def table(config: str, as_json: bool, debug: bool, output: str, **asked: Any) ->
 
     content = run_table(config, output, **asked)
     text = Path(output) / f"{Path(config).stem}.md"
-    click.echo(json.dumps(content, indent=2) if as_json else f"\n{text.read_text(encoding='utf-8')}\n{text}")
+    _say(json.dumps(content, indent=2) if as_json else f"\n{text.read_text(encoding='utf-8')}\n{text}")
     if not content["failed"] or asked["only_render"]:
         return 0
     click.echo(f"erase: {len(content['failed'])} cells failed; the same command tries them again", err=True)
@@ -272,7 +288,7 @@ def fid(sources: tuple[str, ...], as_json: bool, debug: bool, **asked: Any) -> N
 
     given = {key: value for key, value in asked.items() if value is not None}
     rows = measure(list(sources), **given)
-    click.echo(json.dumps(rows, indent=2) if as_json else f"\n{fid_table(rows)}")
+    _say(json.dumps(rows, indent=2) if as_json else f"\n{fid_table(rows)}")
 
 
 @cli.command()
@@ -301,7 +317,7 @@ def score(sources: tuple[str, ...], as_json: bool, debug: bool, **asked: Any) ->
 
     given = {key: value for key, value in asked.items() if value is not None}
     rows = measure(list(sources), **given)
-    click.echo(json.dumps(rows, indent=2) if as_json else f"\n{score_table(rows)}")
+    _say(json.dumps(rows, indent=2) if as_json else f"\n{score_table(rows)}")
 
 
 @cli.command()
@@ -334,7 +350,7 @@ def sample(
     about = draw_samples(source, classes=wanted, exclude=without, words=parse_words(settings), **asked)
     shown = ", ".join(str(label) for label in about["classes"])
     line = f"{about['output']}: {about['per_class']} images of each class ({shown})"
-    click.echo(json.dumps(about, indent=2) if as_json else f"\n{line}")
+    _say(json.dumps(about, indent=2) if as_json else f"\n{line}")
 
 
 @cli.command()
@@ -357,7 +373,7 @@ def grid(runs: tuple[str, ...], output: str, kind: str, debug: bool) -> None:
     """
     from .report.compare import grid as draw
 
-    click.echo(draw(runs, output, kind))
+    _say(str(draw(runs, output, kind)))
 
 
 @cli.command()
@@ -377,4 +393,4 @@ def report(source: str, output: str | None, as_json: bool, debug: bool) -> None:
     from .report.page import write_report
 
     about = write_report(source, output)
-    click.echo(json.dumps(about, indent=2) if as_json else about["output"])
+    _say(json.dumps(about, indent=2) if as_json else about["output"])

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from .errors import UserError
 from .extractors import INCEPTION, Extractor, find_extractor
-from .files import digest
+from .files import check_appendable, digest
 from .metrics.enough import PER_FEATURE, enough
 from .metrics.fid import distance_to, root_of
 from .pictures import Pictures, check_pictures, find_pictures
@@ -66,6 +66,8 @@ def fid(
     for one in sets:
         if len(one) < 2:
             raise UserError(f"{one.name}: a Frechet distance needs at least 2 images, not {len(one)}")
+    if output is not None:
+        check_appendable(Path(output))
     held = Rows(Path(output) if output is not None else None)
     whole = find_target(reference, instrument, size, batch)
     if save_reference is not None:

@@ -33,13 +33,14 @@ from .data.latents import LatentStream
 from .data.moments import encode_moments
 from .diffusion import Schedule
 from .errors import UserError
-from .files import digest, read_json, replacing_folder, write_json
+from .files import check_writable, digest, replacing_folder, write_json
 from .fit import fit
 from .labels import find_class
 from .methods.finetune import Finetune
 from .metrics.fid import distance, statistics
 from .model import Model, load_model, new_transformer, new_vae, weights_key, write_pipeline
 from .optim import Shared
+from .packs import read_about, understood
 from .precision import restore_forward
 from .recipe import check_data, check_recipe
 from .reference import reference_of, write_reference
@@ -181,14 +182,16 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
     anywhere = dataclasses.replace(config, runtime=RuntimeConfig())
     recipe = as_mapping(anywhere)
     if (output / "erase.json").is_file():
-        about: dict[str, Any] = read_json(output / "erase.json")
-        different = changes(about["provenance"]["recipe"], anywhere)
+        about = read_about(output) or {}
+        with understood(output / "erase.json"):
+            different = changes(about["provenance"]["recipe"], anywhere)
         if different:
             raise UserError(f"{output} holds a pack of another recipe; it differs in {', '.join(different)}")
         return about
     if output.exists():
         raise UserError(f"{output} exists and is no pack; give another --output")
     check_recipe(config)
+    check_writable(output.parent, "the folder")
     images = load_images(asked, config.image_size)
     excluded = [find_class(name, images.names) for name in config.exclude]
     check_data(config, images, excluded)

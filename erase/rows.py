@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import UserError
+from .faults import writing
 from .files import cache_folder, digest
 
 try:
@@ -97,16 +98,13 @@ def read_rows(path: Path) -> dict[str, dict[str, Any]]:
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """One line in one write, in the place of what a stop cut short, and never beside another process's."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab+") as file, _alone(file):
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
-            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path, path), path.open("ab+") as file, _alone(file):
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

@@ -16,16 +16,19 @@ from .classifier import load_instrument
 from .data.images import digits, load_images
 from .errors import UserError
 from .extractors import INCEPTION, Extractor
-from .files import cache_folder, digest, file_digests, once, read_json, read_tensors, write_tensors
+from .files import cache_folder, digest, file_digests, once, read_tensors, write_tensors
 from .metrics.fid import Statistics
 from .model import read_labels
+from .packs import read_about, understood
 from .pictures import Pictures, find_pictures, image_set_pictures, is_run
 from .presets import load_yaml
 from .reference import NAME as PACK
 from .reference import read_reference
 from .streaming import moments
+from .untrusted import check_npy, check_regular, npy_header, reason
 
 FORMAT = "erase-statistics-1"
+MOMENT_BYTES = 2**31  # of a covariance; Inception's has 2**25
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,12 @@ def has_images(source: str | Path) -> bool:
     path = statistics_file(source)
     if path.suffix != ".npz":
         return path.suffix != ".safetensors"
+    check_regular(path)
     try:
         with zipfile.ZipFile(path) as zipped:
             return not {"mu.npy", "sigma.npy"} <= set(zipped.namelist())
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+    except Exception as error:  # zipfile's own kinds, and those of what is in it
+        raise UserError(f"cannot read {path}: {reason(error)}") from None
 
 
 def target_pictures(source: str | Path) -> Pictures:
@@ -152,8 +156,10 @@ def read_target(path: Path, extractor: Extractor, size: int | None) -> Target:
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-    if about.get("format") != FORMAT:
+        raise UserError(f"cannot read {path}: {reason(error)}") from None
+    shapes = {name: tuple(tensor.shape) for name, tensor in held.items()}
+    n = shapes.get("mu", (0,))[0] if shapes.get("mu") else 0
+    if about.get("format") != FORMAT or shapes != {"mu": (n,), "sigma": (n, n), "count": (), "size": (2,)}:
         raise UserError(f"{path} is no statistics file; erase fid --save-reference makes one")
     for what, mine in (
         ("extractor", extractor.name), ("extractor_key", extractor.key), ("layer", extractor.layer),
@@ -161,7 +167,7 @@ def read_target(path: Path, extractor: Extractor, size: int | None) -> Target:
     ):  # fmt: skip
         if about.get(what) != mine:
             raise UserError(f"{path} was made with {what} {about.get(what)!r}, not {mine!r}")
-    return _target(str(path), about["key"], held)
+    return _target(str(path), about.get("key", digest(path)), held)
 
 
 def read_pack(pack: Path, extractor: Extractor, size: int | None, classes: Sequence[int] | None) -> Target:
@@ -184,10 +190,17 @@ def read_adm(path: Path, extractor: Extractor) -> Target:
     Never unpickles.
     """
     try:
+        with zipfile.ZipFile(path) as zipped:
+            for name in ("mu.npy", "sigma.npy"):
+                with zipped.open(name) as member:
+                    shape, _, dtype, header = npy_header(member)
+                if dtype.kind != "f":
+                    raise ValueError(f"{name} holds {dtype}, not numbers")
+                check_npy(zipped.getinfo(name), shape, dtype.itemsize, header, MOMENT_BYTES)
         with np.load(path, allow_pickle=False) as stored:
             mu, sigma = stored["mu"].astype(np.float64), stored["sigma"].astype(np.float64)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+    except Exception as error:  # zipfile's own kinds, and those of what packs and numbers its members
+        raise UserError(f"cannot read {path}: {reason(error)}") from None
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
         raise UserError(f"{path}: mu {mu.shape} and sigma {sigma.shape} do not fit together")
     if extractor.name != INCEPTION:
@@ -232,10 +245,10 @@ def run_data(run: Path, side: int) -> Pictures:
 def data_of(run: Path) -> str | None:
     """Where the real images of a run came from: its config's data, else its pack's."""
     config = load_yaml(run / "config.yaml") if (run / "config.yaml").is_file() else {}
-    pack = run / "model" / "erase.json"
-    source = (config.get("data") or {}).get("source")
-    if not source and pack.is_file():
-        source = read_json(pack).get("data", {}).get("source")
+    with understood(run / "config.yaml"):
+        source = (config.get("data") or {}).get("source")
+    if not source:
+        source = (read_about(run / "model") or {}).get("data", {}).get("source")
     return str(source) if source else None
 
 

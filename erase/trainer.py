@@ -20,6 +20,7 @@ from .ahead import ahead
 from .config import ObjectiveConfig, RuntimeConfig, UnlearnConfig
 from .data.latents import Batch, LatentStream
 from .errors import UserError
+from .faults import writing
 from .files import write_text
 from .methods import Method
 from .optim import Shared, scheduled
@@ -318,7 +319,7 @@ class Trainer:
                     f"try a lower unlearn.{side}.lr"
                 )
         if self.metrics is not None and self.accelerator.is_main_process:
-            with self.metrics.open("a", encoding="utf-8") as file:
+            with writing(self.metrics, self.metrics), self.metrics.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
         return float(rows[-1]["loss"])
 

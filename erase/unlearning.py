@@ -27,12 +27,13 @@ from .data.split import Split, encode_split
 from .diffusion import Schedule
 from .dit import time_shift
 from .errors import UserError
+from .faults import under_way
 from .files import (
     cache_folder,
+    check_writable,
     digest,
     link,
     once,
-    read_json,
     read_tensors,
     replacing_folder,
     write_json,
@@ -44,6 +45,7 @@ from .methods import Beforehand, Method, find_method
 from .metrics.fid import statistics
 from .model import NO_VAE, ORIGINAL_NOTE, Model, load_model, save_model, weights_key
 from .optim import make_policy
+from .packs import read_results
 from .precision import chosen, restore_forward
 from .presets import config_hash, family_of, load_yaml, output_folder, resolve, with_classes
 from .report.card import model_card
@@ -79,7 +81,7 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
     output = output_folder(request, config, forget)
     check_folder(output, config)
     if (output / "results.json").is_file():
-        return dict(read_json(output / "results.json")), output
+        return read_results(output, whole=True), output
 
     stage = preflight(config, model)
     claim_folder(output, config, space_needed(model, stage.counts))
@@ -92,6 +94,8 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
 
     with timed(seconds, "score"):
         stage = raise_gate(stage, accelerator.device)
+        if stage.instrument is not None:
+            stage.real_features()  # into the cache: an image that cannot be read is told before the first step
 
     with timed(seconds, "sample"):
         runtime = config.runtime
@@ -140,7 +144,8 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
 @contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     begin = time.monotonic()
-    yield
+    with under_way():
+        yield
     seconds[name] = seconds.get(name, 0.0) + time.monotonic() - begin
 
 
@@ -161,6 +166,7 @@ def check_folder(output: Path, config: ResolvedConfig) -> None:
 
 def claim_folder(output: Path, config: ResolvedConfig, need: int) -> None:
     """Makes the run folder with its config.yaml. Raises UserError if it cannot, or if under ``need`` bytes are free."""
+    check_writable(cache_folder(), "the cache folder")
     try:
         write_text(output / "config.yaml", yaml.safe_dump(as_mapping(config), sort_keys=False, allow_unicode=True))
         free = shutil.disk_usage(output).free

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from erase.classifier import save_instrument
-from erase.errors import UserError
 from erase.extractors import find_extractor
 from erase.fidelity import fid
 from erase.pictures import find_pictures
@@ -125,7 +124,7 @@ def test_a_claim_ends_with_its_process(tmp_path):
         assert mine.claim("a" * 16)
 
 
-def test_an_output_file_that_cannot_be_written_is_one_line(tmp_path):
+def test_an_output_file_that_cannot_be_written_names_it(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write"):
+    with pytest.raises(OSError, match="file"):
         append_row(tmp_path / "file" / "out.jsonl", {"name": "a", "key": "0" * 16})

@@ -10,8 +10,9 @@ from typing import Any
 
 from ..config import SampleConfig, build
 from ..errors import UserError, nearest
-from ..files import read_json
+from ..files import check_writable
 from ..model import Model, load_model
+from ..packs import read_index, read_results, understood
 from ..presets import load_yaml
 from ..sampling import image_path, sample_folder
 from ..snapshots import IMAGES
@@ -46,9 +47,14 @@ def open_run(folder: Path) -> Finished:
     """Raises UserError if ``folder`` holds no finished run."""
     if not (folder / "results.json").is_file():
         raise UserError(f"{folder} holds no finished run (no results.json); give the folder of an erase run")
-    names = read_json(folder / "model" / "model_index.json").get("id2label", {})
-    labels = {int(label): str(name) for label, name in names.items()}
-    return Finished(folder, read_json(folder / "results.json"), load_yaml(folder / "config.yaml"), labels)
+    config, results = load_yaml(folder / "config.yaml"), read_results(folder)
+    with understood(folder / "config.yaml"):
+        config["model"]["source"], config["sample"].items()
+    labels = read_index(folder / "model")
+    unnamed = [entry["index"] for entry in results["forget"] if entry["index"] not in labels]
+    if unnamed:
+        raise UserError(f"{folder}: results.json forgets class {unnamed[0]}, which its model does not name")
+    return Finished(folder, results, config, labels)
 
 
 def side_by_side(runs: Sequence[Finished], output: Path, columns: int | None = None) -> None:
@@ -137,6 +143,7 @@ def grid(runs: str | Path | Sequence[str | Path], output: str | Path, kind: str 
         raise UserError(f"unknown kind {kind!r}{nearest(kind, KINDS)}")
     if kind != "runs" and len(found) != 1:
         raise UserError(f"--kind {kind} takes one run, not {len(found)}")
+    check_writable(target.parent, "the folder")
     if kind == "runs":
         side_by_side(found, target)
     elif kind == "guidance":
