@@ -23,8 +23,10 @@ from .methods import Beforehand, Method, find_method
 from .model import NO_VAE, Model
 from .precision import arithmetic
 from .rng import image_seed
+from .room import Room
 from .saliency import FISHER_BATCH
-from .sampling import drawing, sample_latents
+from .sampling import drawing, latents_within
+from .signals import check
 from .task import DiffusionTask
 
 
@@ -81,11 +83,12 @@ def replay_set(model: Model, sample: SampleConfig, per_class: int, precision: st
         raise UserError(NO_VAE)
     labels = np.repeat(np.array(model.classes), per_class)
     seeds = [image_seed(sample.seed, label, -1 - number) for label in model.classes for number in range(per_class)]
-    parts = []
+    room, parts = Room("sampling"), []
     with tqdm(total=len(labels), desc="sample replay", unit="image") as bar:
         for start in range(0, len(labels), sample.block):
             part = slice(start, start + sample.block)
             how = (sample.guidance_scale, sample.steps, sample.sampler, precision, sample.guidance_channels)
-            parts.append(sample_latents(model, labels[part].tolist(), seeds[part], *how).cpu())
+            parts.append(latents_within(room, model, labels[part].tolist(), seeds[part], *how).cpu())
+            check()
             bar.update(len(parts[-1]))
     return fixed_latents(torch.cat(parts), labels, float(model.vae.config.scaling_factor))

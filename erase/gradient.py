@@ -9,12 +9,16 @@ from accelerate import Accelerator
 
 from .data.latents import Batch
 from .methods import Method
+from .room import Room
 
 Values = Mapping[str, torch.Tensor]
 
 
 class Backward:
-    """Leaves the (edited) gradient of a method's objective in ``.grad``; at most ``micro_batch`` samples at once."""
+    """Leaves the (edited) gradient of a method's objective in ``.grad``.
+
+    At most ``micro_batch`` samples go through the module at once, and fewer once memory did not hold them.
+    """
 
     def __init__(
         self,
@@ -24,7 +28,7 @@ class Backward:
         micro_batch: int | None = None,
     ) -> None:
         self.accelerator, self.method, self.parameters = accelerator, method, parameters
-        self.micro_batch = micro_batch
+        self.room = Room("training", micro_batch, "runtime.micro_batch")
 
     def __call__(
         self,
@@ -38,29 +42,43 @@ class Backward:
         With micro-batches the loss is the same function of all values: where it is no mean, a first pass without
         gradient finds its derivative by each value, and a second one takes the parts' gradients with these factors.
         """
-        method, size = self.method, self.micro_batch
-        whole = size is None or sum(map(len, batches.values())) <= size  # a joint loss holds both graphs
+        total = sum(map(len, batches.values()))  # a joint loss holds both graphs
+        values, loss = self.room.fit(total, lambda size: self._attempt(objective, batches, weight, reduce, size))
+        self.method.observe({side: value.detach() for side, value in values.items()})
+        self.method.edit_gradients(objective, weight)
+        return loss.detach()
+
+    def _attempt(
+        self,
+        objective: str,
+        batches: Mapping[str, Batch],
+        weight: float,
+        reduce: Callable[[Values], torch.Tensor] | None,
+        size: int,
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """The values and the loss, the gradient in ``.grad``, with at most ``size`` samples at once."""
+        method = self.method
         mean = reduce is None and method.additive(objective)
         reduce = reduce or (lambda values: method.reduce(objective, values[objective]))
         for parameter in self.parameters.values():
             parameter.grad = None
-        if whole:
-            with self.accelerator.autocast():
-                values = {side: method.values(side, batch) for side, batch in batches.items()}
-                loss = reduce(values)
-            self.accelerator.backward(loss * weight)
-        else:
-            parts = [(side, part) for side, batch in batches.items() for part in batch.parts(size or 1)]
-            values, loss = self._in_parts(objective, parts, weight, None if mean else reduce)
-        method.observe({side: value.detach() for side, value in values.items()})
-        method.edit_gradients(objective, weight)
-        return loss.detach()
+        if sum(map(len, batches.values())) > size:
+            parts = [(side, part) for side, batch in batches.items() for part in batch.parts(size)]
+            return self._in_parts(objective, parts, weight, None if mean else reduce)
+        with self.accelerator.autocast():
+            values = {side: method.values(side, batch) for side, batch in batches.items()}
+            loss = reduce(values)
+        self.accelerator.backward(loss * weight)
+        return values, loss
 
     @torch.no_grad()
     def evaluate(self, side: str, batch: Batch) -> torch.Tensor:
-        with self.accelerator.autocast():
-            parts = [batch] if self.micro_batch is None else batch.parts(self.micro_batch)
-            return self.method.reduce(side, torch.cat([self.method.values(side, part) for part in parts]))
+        def attempt(size: int) -> torch.Tensor:
+            with self.accelerator.autocast():
+                parts = [self.method.values(side, part) for part in batch.parts(size)]
+                return self.method.reduce(side, torch.cat(parts))
+
+        return self.room.fit(len(batch), attempt)
 
     def _in_parts(
         self,
