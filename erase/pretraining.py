@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +32,20 @@ from .data.latents import LatentStream
 from .data.moments import encode_moments
 from .diffusion import Schedule
 from .errors import UserError
-from .files import check_writable, digest, replacing_folder, write_json
+from .files import check_writable, digest, read_json, replacing_folder, write_json
 from .fit import fit
 from .labels import find_class
+from .locks import held
 from .methods.finetune import Finetune
 from .metrics.fid import distance, statistics
 from .model import Model, load_model, new_transformer, new_vae, weights_key, write_pipeline
 from .optim import Shared
+from .originals import drop_stale_samples
 from .packs import read_about, understood
 from .precision import restore_forward
 from .recipe import check_data, check_recipe
 from .reference import reference_of, write_reference
+from .runfolder import sweep
 from .sampling import sample_folder
 from .scoring import read_folder, score_reading
 from .task import DiffusionTask
@@ -96,11 +98,12 @@ def train_dit(
     )  # fmt: skip
     policy = Shared(transformer.parameters(), OptimizerConfig(policy="shared", retain=OptimizerSide(beta2=0.99)))
     method = Finetune(Finetune.Options("finetune"), task)
-    every = config.runtime.save_every
+    runtime = config.runtime
     trainer = Trainer(
-        accelerator, transformer, method, policy, {"retain": stream}, plan, state, key, None, every, recipe.ema
-    )
-    with compiled(transformer, config.runtime.compile):
+        accelerator, transformer, method, policy, {"retain": stream}, plan, state, key, None, runtime.save_every,
+        recipe.ema, bad_steps=runtime.bad_steps, advice="a lower dit.lr",
+    )  # fmt: skip
+    with compiled(transformer, runtime.compile):
         trainer.run("dit")
     trainer.take_average()
     restore_forward(transformer)
@@ -181,12 +184,14 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
         config = dataclasses.replace(config, data=str(Path(config.data).resolve()))
     anywhere = dataclasses.replace(config, runtime=RuntimeConfig())
     recipe = as_mapping(anywhere)
+    work = output.absolute().with_name(f".{output.absolute().name}.pretraining")
     if (output / "erase.json").is_file():
         about = read_about(output) or {}
         with understood(output / "erase.json"):
             different = changes(about["provenance"]["recipe"], anywhere)
         if different:
             raise UserError(f"{output} holds a pack of another recipe; it differs in {', '.join(different)}")
+        shutil.rmtree(work, ignore_errors=True)
         return about
     if output.exists():
         raise UserError(f"{output} exists and is no pack; give another --output")
@@ -195,12 +200,21 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
     images = load_images(asked, config.image_size)
     excluded = [find_class(name, images.names) for name in config.exclude]
     check_data(config, images, excluded)
-    key = digest(recipe, images.key)
-    work = output.with_name(f".{output.name}.pretraining")
-    make_accelerator(config.runtime)
+    with held(work, f"another process is making {output}; wait for it, or give another --output"):
+        return make_pack(config, recipe, images, excluded, output, work)
 
+
+def make_pack(
+    config: PretrainConfig, recipe: dict[str, Any], images: ImageSet, excluded: list[int], output: Path, work: Path
+) -> dict[str, Any]:
+    """The training itself; the states in ``work`` are continued from."""
+    if (output / "erase.json").is_file():  # by another process, a moment ago
+        return dict(read_json(output / "erase.json"))
+    sweep([*work.rglob(".*"), *output.absolute().parent.glob(f".{output.absolute().name}.*")])
+    key = digest(recipe, images.key)
+    make_accelerator(config.runtime)
     vae, instrument, scores, kept = make_instruments(config, images, work, key)
-    transformer = train_dit(vae, images, config.dit, config, excluded, work / "dit.safetensors", key)
+    transformer = train_dit(vae, images, config.dit, config, excluded, work / "dit", key)
     about = {
         "version": 1,
         "family": "digits",
@@ -216,7 +230,7 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
         "provenance": {"made_by": f"erase {__version__}", "recipe": recipe, "scores": scores},
     }
     model = Model(transformer.cpu(), vae.cpu(), dict(images.names), about)
-    scores |= score_samples(model, instrument, images, config, excluded)
+    scores |= score_samples(model, instrument, images, config, excluded, work / "samples")
     with replacing_folder(output) as folder:
         write_pipeline(model, folder)
         save_instrument(instrument, folder / "classifier", kept)
@@ -238,8 +252,8 @@ def make_instruments(
         vae, network = source.vae, load_instrument(source.folder / "classifier").network
         assert isinstance(network, Classifier)
     else:
-        vae = train_vae(images, config.vae, config, work / "vae.safetensors", key)
-        network = train_classifier(images, config.classifier, config, work / "classifier.safetensors", key)
+        vae = train_vae(images, config.vae, config, work / "vae", key)
+        network = train_classifier(images, config.classifier, config, work / "classifier", key)
     instrument, scores = fit_instrument(network, images, config.classifier.gate_keep)
     kept = {name: value for name, value in scores.items() if name.startswith("gate")}
     test = images.select(list(images.names), held_out=True)
@@ -253,15 +267,15 @@ def make_instruments(
 
 
 def score_samples(
-    model: Model, instrument: Instrument, images: ImageSet, config: PretrainConfig, excluded: list[int]
+    model: Model, instrument: Instrument, images: ImageSet, config: PretrainConfig, excluded: list[int], folder: Path
 ) -> dict[str, float]:
-    """RA and FID of the new model's own samples, for the record."""
+    """RA and FID of the new model's own samples, which are drawn into ``folder``, for the record."""
     classes = [label for label in model.classes if label not in excluded]
-    with tempfile.TemporaryDirectory() as folder:
-        sample_folder(model, Path(folder), config.sample, classes, "sample", config.runtime.precision)
-        reference = statistics(instrument.read(images.batches(images.select(classes))).features)
-        reading = read_folder(instrument, Path(folder), classes, config.sample.per_class)
-        row = score_reading(reading, classes, [], config.sample.per_class, reference, 0)
+    drop_stale_samples(folder, model.key())
+    sample_folder(model, folder, config.sample, classes, "sample", config.runtime.precision)
+    reference = statistics(instrument.read(images.batches(images.select(classes))).features)
+    reading = read_folder(instrument, folder, classes, config.sample.per_class)
+    row = score_reading(reading, classes, [], config.sample.per_class, reference, 0)
     halves = images.select(classes)
     features = [instrument.read(images.batches(halves[side::2])).features for side in (0, 1)]
     return {

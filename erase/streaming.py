@@ -12,6 +12,7 @@ from .ahead import ahead, cores
 from .extractors import Extracted, Extractor
 from .metrics.moments import Moments
 from .pictures import Pictures, different_sizes, spans
+from .signals import check
 
 
 def batch_size(extractor: Extractor, asked: int | None) -> int:
@@ -68,6 +69,7 @@ def extract(
     depth = 2 * threads if cuda else threads  # on a CPU what waits only pushes the rest out of its cache
     with shared_cores(threads) as start_thread:
         for (number, one, start, _), (made, shape) in ahead(make, items, threads, depth, start_thread):
+            check()
             first = shapes.setdefault(number, shape)
             if first[2:] != shape[2:]:
                 raise different_sizes(one.files[start] if one.files else one.name, shape, first)

@@ -424,8 +424,8 @@ def test_no_command_at_all_is_one_line_or_help(call):
     [
         (erase.UserError("do this"), 2, "erase: do this"),
         (RuntimeError("two\nlines"), 1, "erase: RuntimeError: two lines (--debug shows the traceback)"),
-        (KeyboardInterrupt(), 130, "erase: interrupted; the same command continues"),
-        (cli.Terminated(), 143, "erase: terminated; the same command continues"),
+        (KeyboardInterrupt(), 130, "erase: interrupted; to continue: erase methods"),
+        (cli.Terminated(), 143, "erase: terminated; to continue: erase methods"),
     ],
 )
 def test_every_ending_has_its_code_and_its_line(call, monkeypatch, error, code, line):
@@ -491,7 +491,7 @@ def test_a_table_with_failed_cells_ends_with_code_1_and_a_line(call, cells):
 def test_an_interrupted_table_has_its_code_and_is_rendered(call, cells, tmp_path):
     code, out, err = call(*cells(stop_after=1))
     assert (code, out) == (130, "")
-    assert err.strip().splitlines()[-1] == "erase: interrupted; the same command continues"
+    assert err.strip().splitlines()[-1] == "erase: interrupted; to continue: erase table mine.yaml -o out"
     assert "1 of 2 cells are missing" in (tmp_path / "out" / "mine.md").read_text()
 
 

@@ -1,11 +1,15 @@
 """The one loop: order, stopping and continuing, masks, averages, and what it refuses to go on with."""
 
+import dataclasses
 import json
+import os
+import signal
 import threading
 
 import pytest
 import torch
 
+from erase import signals
 from erase.config import ObjectiveConfig, OptimizerConfig, RuntimeConfig, UnlearnConfig
 from erase.diffusion import Schedule
 from erase.errors import UserError
@@ -14,6 +18,7 @@ from erase.methods.finetune import Finetune
 from erase.methods.sfron import Options as SfronOptions
 from erase.methods.sfron import SFRon
 from erase.optim import make_policy
+from erase.steplog import BadNumberError
 from erase.task import DiffusionTask
 from erase.trainer import Trainer, check_runtime, make_accelerator
 
@@ -59,7 +64,7 @@ def make_trainer(folder, policy="dual", stop=None, average=None, plan=PLAN, key=
     folder.mkdir(exist_ok=True)
     return Trainer(
         make_accelerator(CPU), transformer, method, make_policy(OptimizerConfig(policy), transformer.parameters()),
-        streams, plan, folder / "state.safetensors", key, folder / "metrics.jsonl", save_every, average,
+        streams, plan, folder / "state", key, folder / "metrics.jsonl", save_every, average,
     )  # fmt: skip
 
 
@@ -160,11 +165,55 @@ def test_a_state_of_another_config_is_not_continued(tmp_path):
     assert rows(tmp_path) == []
 
 
-def test_a_damaged_state_is_named(tmp_path):
-    trainer = make_trainer(tmp_path)
-    (tmp_path / "state.safetensors").write_bytes(b"broken")
-    with pytest.raises(UserError, match=r"state\.safetensors is damaged .*; delete it to start again"):
-        trainer.run()
+def broken(path, how):
+    """Truncates a file, or turns one bit in its last tensor, which leaves it readable."""
+    content = bytearray(path.read_bytes())
+    if how == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        content[-3] ^= 1
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["cut", "bit"])
+def test_a_damaged_state_is_named_and_the_one_before_it_taken(whole, tmp_path, capsys, how):
+    with pytest.raises(StopError):
+        make_trainer(tmp_path, stop=13, save_every=6, average=0.9).run()
+    states = sorted((tmp_path / "state").iterdir())
+    assert [path.name for path in states] == ["step-00000018.safetensors", "step-00000024.safetensors"]
+    broken(states[1], how)
+    rest = make_trainer(tmp_path, average=0.9)
+    first = []
+    rest.watch = first.append
+    rest.run()
+    said = [line for line in capsys.readouterr().err.splitlines() if "damaged" in line]
+    assert len(said) == 1
+    assert "step-00000024.safetensors is damaged" in said[0]
+    assert first[0] == 18
+    assert same(weights_of(rest.module), weights_of(whole["dual"][0].module))
+    assert same(rest.average, whole["dual"][0].average)
+    assert (tmp_path / "metrics.jsonl").read_text() == (whole["dual"][1] / "metrics.jsonl").read_text()
+
+
+def test_a_state_whose_rows_are_gone_is_not_taken(whole, tmp_path):
+    with pytest.raises(StopError):
+        make_trainer(tmp_path, stop=13, save_every=6).run()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_text("".join(lines[:20]))
+    rest, first = make_trainer(tmp_path), []
+    rest.watch = first.append
+    rest.run()
+    assert first[0] == 18
+    assert (tmp_path / "metrics.jsonl").read_text() == (whole["dual"][1] / "metrics.jsonl").read_text()
+
+
+def test_both_states_damaged_is_a_new_start(whole, tmp_path):
+    with pytest.raises(StopError):
+        make_trainer(tmp_path, stop=13, save_every=6).run()
+    for path in (tmp_path / "state").iterdir():
+        broken(path, "bit")
+    make_trainer(tmp_path).run()
+    assert (tmp_path / "metrics.jsonl").read_text() == (whole["dual"][1] / "metrics.jsonl").read_text()
 
 
 def test_metrics_of_a_killed_process_are_trimmed(whole, tmp_path):
@@ -262,13 +311,125 @@ def test_a_loss_that_is_no_number_stops_the_run_and_is_not_saved(tmp_path, bad):
 
     Bad.bad = bad
     trainer = make_trainer(tmp_path, method=Bad, save_every=4)
-    with pytest.raises(FloatingPointError, match=r"at step 9 \(retain\); try a lower unlearn\.retain\.lr"):
+    with pytest.raises(
+        BadNumberError,
+        match=r"loss is (nan|inf) at step 9 \(retain\); try a lower unlearn\.retain\.lr.*runtime\.bad_steps=N",
+    ):
         trainer.run()
     again = make_trainer(tmp_path, method=Bad, save_every=4, stop=0)
     with pytest.raises(StopError):
         again.run()
     assert all(weight.isfinite().all() for weight in weights_of(again.module).values())
     assert [row["step"] for row in rows(tmp_path)] == list(range(8))
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_bad_steps_are_skipped_counted_and_written_down(tmp_path, joint, capsys):
+    """The run goes on as if the step had not been; one more than allowed stops it, also across a stop."""
+
+    class Twice(Turns):
+        def reduce(self, objective, values):
+            self.count = getattr(self, "count", -1) + 1
+            return values.mean() * (float("inf") if self.count in (3, 9) else 1.0)
+
+    plan = dataclasses.replace(PLAN, update="joint") if joint else PLAN
+    trainer = make_trainer(tmp_path, method=Twice, plan=plan, average=0.9)
+    trainer.bad_steps = 2
+    kept = []
+    trainer.watch = lambda done: kept.append(
+        (weights_of(trainer.module), {k: v.clone() for k, v in trainer.average.items()})
+    )
+    trainer.run()
+    bad = [row["step"] for row in rows(tmp_path) if row.get("skipped")]
+    assert len(bad) == 2
+    assert capsys.readouterr().err.count("skipped: ") == 2
+    for step in bad:
+        for before, after in zip(kept[step], kept[step + 1], strict=True):
+            assert same(before, after)
+        assert None in rows(tmp_path)[step].values()
+        assert not same(kept[step + 1][0], kept[step + 2][0])
+    again = make_trainer(tmp_path / "one", method=Twice, plan=plan)
+    again.bad_steps = 1
+    with pytest.raises(BadNumberError, match="at step"):
+        again.run()
+
+
+def test_the_count_of_skipped_steps_outlives_a_stop(tmp_path):
+    class Bad(Turns):
+        bad = float("inf")
+
+    trainer = make_trainer(tmp_path, method=Bad, save_every=4, stop=8)
+    trainer.bad_steps = 1
+    with pytest.raises(StopError):
+        trainer.run()
+    again = make_trainer(tmp_path, method=Bad, save_every=4)
+    again.bad_steps = 1
+    with pytest.raises(BadNumberError):
+        again.run()  # its own ninth call is the second bad step
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    trainer = make_trainer(tmp_path, save_every=4)
+
+    def spoil(done):
+        if done == 7:
+            with torch.no_grad():
+                next(iter(trainer.average.values()), next(iter(trainer.parameters.values()))).view(-1)[0] = float("inf")
+
+    trainer.average = {"x": torch.zeros(2)}
+    trainer._follow = lambda drawn: None
+    trainer.watch = spoil
+    with pytest.raises(BadNumberError, match="a weight or an optimizer's moment is not finite at step 7"):
+        trainer.run()
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-00000004.safetensors"]
+
+
+def test_a_signal_saves_the_step_that_is_under_way(whole, tmp_path):
+    trainer = make_trainer(tmp_path, average=0.9)
+    batch = trainer.streams["retain"].batch
+
+    class Signalling:
+        def batch(self, number):
+            if number == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return batch(number)
+
+    trainer.streams["retain"] = Signalling()
+    with signals.graceful(), pytest.raises(signals.Interrupted):
+        trainer.run()
+    (state,) = (tmp_path / "state").iterdir()
+    assert len(rows(tmp_path)) == int(state.stem.removeprefix("step-")) < STEPS
+    rest, first = make_trainer(tmp_path, average=0.9), []
+    rest.watch = first.append
+    rest.run()
+    assert first[0] == int(state.stem.removeprefix("step-"))
+    assert same(weights_of(rest.module), weights_of(whole["dual"][0].module))
+    assert (tmp_path / "metrics.jsonl").read_text() == (whole["dual"][1] / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("method", [None, "adaga"])
+def test_a_step_that_memory_does_not_hold_is_repeated_in_parts(tmp_path, capsys, method):
+    """With a loss that is a mean and with one that is not."""
+    found = []
+    for room in (None, 1):
+        trainer = make_trainer(tmp_path / str(room))
+        if method:
+            trainer.method.options = dataclasses.replace(trainer.method.options, ascent=method)
+        values = trainer.method.values
+
+        def small(objective, batch, values=values, room=room):
+            if room is not None and len(batch) > room:
+                raise torch.OutOfMemoryError
+            return values(objective, batch)
+
+        trainer.method.values = small
+        row = trainer.step(0, "forget", trainer.streams["forget"].batch(0))
+        found.append((row["loss"], {name: p.grad.clone() for name, p in trainer.parameters.items()}))
+    (loss, gradient), (other, parts) = found
+    torch.testing.assert_close(loss, other)
+    for name in gradient:
+        torch.testing.assert_close(gradient[name], parts[name], rtol=1e-4, atol=1e-6)
+    assert capsys.readouterr().err.count("training: out of memory with 2 samples at once, 1 from now on") == 1
 
 
 class Linear(Method):

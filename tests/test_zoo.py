@@ -5,7 +5,9 @@ import json
 import pytest
 import torch
 
+from erase import steplog
 from erase import trainer as trainer_module
+from erase.beforehand import prepare
 from erase.config import RunConfig, RuntimeConfig
 from erase.data.latents import fixed_latents
 from erase.data.split import Split
@@ -14,7 +16,7 @@ from erase.optim import POLICIES
 from erase.presets import resolve
 from erase.saliency import fisher_diagonal
 from erase.trainer import make_accelerator
-from erase.unlearning import prepare, unlearn
+from erase.unlearning import unlearn
 
 from .helpers import CHANNELS, LATENT, make_model, same, weights_of
 
@@ -103,8 +105,7 @@ def test_no_forget_pass_touches_the_null_label_and_both_classes_are_forgotten(tm
     forget, retain = (torch.cat(seen[side]) for side in ("forget", "retain"))
     assert 12 not in forget
     assert 12 in retain
-    own = {1, 2} & set(forget.tolist())
-    assert own == (set() if name == "random_label" else {1, 2})  # relabelling never names the forgotten label
+    assert {1, 2} <= set(forget.tolist())
     assert not {1, 2} & set(retain.tolist())
 
 
@@ -113,7 +114,7 @@ def test_no_forget_pass_touches_the_null_label_and_both_classes_are_forgotten(tm
 )
 def test_a_stopped_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch, name, policy):
     """EUPMU's weight is part of the state."""
-    monkeypatch.setattr(trainer_module, "FLUSH_EVERY", 1)
+    monkeypatch.setattr(steplog, "FLUSH_EVERY", 1)
     _, whole = go_saving(tmp_path / "whole", name, policy)
     taken = []
     with pytest.MonkeyPatch.context() as patch:

@@ -161,6 +161,9 @@ class RuntimeConfig:
     threads: int | None = setting(None, "CPU threads; default: torch's own choice", low=1, high=1024)
     deterministic: bool = setting(False, "bit-exact arithmetic on a GPU too, slower")
     save_every: int = setting(500, "steps between saved states", low=1, high=10**9)
+    bad_steps: int = setting(
+        0, "steps to skip whose loss or gradient is not finite, before the run stops", low=0, high=10**9
+    )
     snapshot_every: int | None = setting(
         None, "steps between a few images drawn on the way (snapshots/)", low=1, high=10**9
     )
