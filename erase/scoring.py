@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from .metrics import accuracy
 from .metrics.extractor import register
 from .metrics.fid import Statistics, fid
 from .sampling import image_path
+from .signals import check
 
 READ_BATCH = 200
 WIDE = 1024  # features beyond which a resampled Frechet distance takes minutes: no interval
@@ -55,8 +56,7 @@ def read_folder(
     def make() -> dict[str, torch.Tensor]:
         counts = np.broadcast_to(per_class, len(classes)).tolist()
         paths = [image_path(folder, c, number) for c, n in zip(classes, counts, strict=True) for number in range(n)]
-        starts = range(0, len(paths), READ_BATCH)
-        reading = instrument.read(torch.stack([read_image(p) for p in paths[s : s + READ_BATCH]]) for s in starts)
+        reading = instrument.read(_batches(paths))
         return {name: torch.from_numpy(value) for name, value in vars(reading).items()}
 
     if cache is None:
@@ -71,9 +71,13 @@ def folder_features(
 ) -> np.ndarray:
     """``features`` of the uint8 images ``folder/CCCC/IIIII.png``, n x d float32, in the order of ``counts``."""
     paths = [image_path(folder, label, number) for label, count in counts.items() for number in range(count)]
-    parts = (paths[start : start + READ_BATCH] for start in range(0, len(paths), READ_BATCH))
-    found = [features(torch.stack([read_image(path) for path in part])).float().cpu() for part in parts]
-    return torch.cat(found).numpy()
+    return torch.cat([features(images).float().cpu() for images in _batches(paths)]).numpy()
+
+
+def _batches(paths: Sequence[Path]) -> Iterator[torch.Tensor]:
+    for start in range(0, len(paths), READ_BATCH):
+        check()
+        yield torch.stack([read_image(path) for path in paths[start : start + READ_BATCH]])
 
 
 def score_reading(
