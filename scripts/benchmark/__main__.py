@@ -1,0 +1,79 @@
+"""Measures erase against floors, plain loops, stock pipelines and its own growth.
+
+    python -m scripts.benchmark [--only step,published,...] [--device cpu|cuda] [--output docs/results] [--again]
+
+Each section's figures go to ``benchmark-SECTION.json`` when it is done (``-cuda`` on a GPU), all that are there to
+``benchmark.md``. Run it again to continue: a section that is there is not measured again unless ``--again`` says so.
+Everything is a ratio of two sides measured in turns in one run; on a CPU one thread is used. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from erase.files import read_json, write_json, write_text
+from scripts.gpu_check import hardware, versions
+
+from .bench import SIZES, Bench
+from .table import markdown
+
+SECTIONS = ("step", "published", "fisher", "sample", "growth")
+
+
+def measured(section: str, kind: str, device: str) -> dict[str, Any]:
+    """One section's figures and what they were measured on."""
+    module = importlib.import_module(f".{section}", __package__)
+    before = round(os.getloadavg()[0], 2)
+    with tempfile.TemporaryDirectory() as work:
+        rows = module.run(Bench(kind, device, Path(work)))
+    load = [before, round(os.getloadavg()[0], 2)]
+    return {
+        "version": 1, "section": section, "size": SIZES[kind].name, "hardware": hardware(torch.device(device)),
+        "versions": versions(), "threads": torch.get_num_threads(), "load": load, "busy": before > 0.5,
+        "notes": module.NOTES, "rows": rows,
+    }  # fmt: skip
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default=",".join(SECTIONS), help=f"of {','.join(SECTIONS)}")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: at XL size, bf16")
+    parser.add_argument("--output", type=Path, default=Path("docs/results"), help="folder; default: docs/results")
+    parser.add_argument("--again", action="store_true", help="measure anew what is there")
+    parser.add_argument("--quick", action="store_true", help="a tiny model and one repeat: whether it runs, no figures")
+    asked = parser.parse_args(words)
+    wanted = [name for name in asked.only.split(",") if name]
+    if set(wanted) - set(SECTIONS):
+        parser.error(f"--only takes some of {','.join(SECTIONS)}")
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch sees no GPU; leave --device out")
+    if asked.device == "cpu":
+        os.environ["OMP_NUM_THREADS"] = "1"  # of the processes started from here
+        torch.set_num_threads(1)
+    kind = "tiny" if asked.quick else "xl" if asked.device == "cuda" else "digits"
+    ending = "" if asked.device == "cpu" else "-cuda"
+    files = {name: asked.output / f"benchmark-{name}{ending}.json" for name in SECTIONS}
+    for name in wanted:
+        if files[name].is_file() and not asked.again:
+            print(f"{name}: there already; --again measures it anew", file=sys.stderr)
+            continue
+        content = measured(name, kind, asked.device)
+        write_json(files[name], content)
+        for row in content["rows"]:
+            print(f"{name}: {row}", file=sys.stderr, flush=True)
+    there = [read_json(path) for path in files.values() if path.is_file()]
+    write_text(asked.output / f"benchmark{ending}.md", markdown(there))
+
+
+if __name__ == "__main__":
+    main()
