@@ -103,8 +103,8 @@ class Bench:
         side = dict(self.size.words)
         runtime = {"device": str(self.device), **({"threads": 1} if self.device.type == "cpu" else {})}
         request = RunConfig(
-            forget=[str(FORGET)], method={"name": method, **(options or {})}, optimizer=policy, preset=f"digits/{method}-{policy}",
-            unlearn={**unlearn, "forget": side, "retain": side}, runtime=runtime,
+            forget=[str(FORGET)], preset=f"digits/{method}-{policy}", method={"name": method, **(options or {})},
+            optimizer=policy, unlearn={**unlearn, "forget": side, "retain": side}, runtime=runtime,
         )  # fmt: skip
         return resolve(request)
 

@@ -14,7 +14,8 @@ from .bench import Bench
 from .timing import in_turns
 
 NOTES = {
-    "loop": "a forward and a backward pass for each image, its squared gradient added up weight by weight on the device",
+    "loop": "a forward and a backward pass for each image, "
+    "its squared gradient added up weight by weight, on the device",
     "ratio": "seconds of the loop by those of erase",
 }
 

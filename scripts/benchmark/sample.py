@@ -69,7 +69,7 @@ def in_memory(bench: Bench, stock: Any, count: int, wanted: bool) -> dict[str, A
     def theirs() -> None:
         found["stock"] = drawn(stock, labels, seeds)
 
-    repeats = max(bench.size.repeats, 64 // count) if bench.kind != "tiny" else 1
+    repeats = max(bench.size.repeats, 24 // count) if bench.kind != "tiny" else 1
     row: dict[str, Any] = {"batch": count, "compiled": wanted, "aim": 1.25 if wanted else 1.0, "better": "higher"}
     if bench.device.type == "cuda":
         row["aim"] = 1.2

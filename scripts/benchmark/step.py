@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 
 from erase.diffusion import dit_loss, noise_mse
+from erase.methods import find_method
+from erase.methods.ltu import by_class, by_image
 from erase.task import DiffusionTask
 
 from .bench import Bench
@@ -96,7 +99,7 @@ class Case:
     aim: float | None
     passes: str
     floor: Callable[[Floor], None]
-    parts: int = 1
+    halves: bool = False
 
 
 CASES = (
@@ -106,7 +109,8 @@ CASES = (
         lambda floor: floor.alternate(floor.distill),
     ),
     Case(
-        "eupmu", "shared", 1.25, "2 forward, 2 without gradient, 1 backward of both, 1 AdamW", lambda floor: floor.joint()
+        "eupmu", "shared", 1.25, "2 forward, 2 without gradient, 1 backward of both, 1 AdamW",
+        lambda floor: floor.joint(),
     ),
     Case(
         "surgery", "dual", 1.25, "2 forward, 1 without gradient, 2 backward, 2 AdamW",
@@ -114,18 +118,20 @@ CASES = (
     ),
     Case(
         "ltu", "dual", None, "4 forward of half a batch, 2 without gradient, 4 backward, 2 AdamW",
-        lambda floor: floor.alternate(floor.distill, 2), parts=2,
+        lambda floor: floor.alternate(floor.distill, 2), halves=True,
     ),
 )  # fmt: skip
 
 
 def ready_batches(bench: Bench, task: DiffusionTask, case: Case) -> dict[str, list[Ready]]:
-    """The first two batches of each side's stream, whole or in halves."""
+    """The first two batches of each side's stream, in the method's own halves where it has any."""
     config, found = bench.config(case.method, case.policy), {}
+    halves = {"forget": by_image, "retain": by_class}
+    sets = find_method(case.method)(config.method, task).training_sets(bench.split.sets, 0)
     for side in ("forget", "retain"):
-        stream = bench.split.training(side, config)
+        stream = dataclasses.replace(bench.split, sets=sets).training(side, config)
         batches = [stream.batch(number).to(bench.device) for number in range(2)]
-        pieces = [part for batch in batches for part in batch.parts(-(-len(batch) // case.parts))]
+        pieces = [part for batch in batches for part in (halves[side](batch) if case.halves else (batch,))]
         found[side] = [
             Ready(
                 task.schedule.add_noise(b.x0, b.noise, b.t), b.x0, b.noise, b.t, b.labels, task.next_class(b.labels)
