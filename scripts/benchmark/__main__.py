@@ -22,22 +22,24 @@ import torch
 from erase.files import read_json, write_json, write_text
 from scripts.gpu_check import hardware, versions
 
+from . import fid
 from .bench import SIZES, Bench
 from .table import markdown
 
-SECTIONS = ("step", "published", "fisher", "sample", "growth")
+SECTIONS = ("step", "published", "fisher", "sample", "compile", "fid", "growth")
+QUICK = tuple(name for name in SECTIONS if name not in ("compile", "fid"))  # these take minutes at any size
 
 
-def measured(section: str, kind: str, device: str) -> dict[str, Any]:
+def measured(section: str, kind: str, device: str, repeats: int | None = None) -> dict[str, Any]:
     """One section's figures and what they were measured on."""
     module = importlib.import_module(f".{section}", __package__)
     before = round(os.getloadavg()[0], 2)
     with tempfile.TemporaryDirectory() as work:
-        rows = module.run(Bench(kind, device, Path(work)))
+        rows = module.run(Bench(kind, device, Path(work), repeats))
     load = [before, round(os.getloadavg()[0], 2)]
     return {
         "version": 1, "section": section, "size": SIZES[kind].name, "hardware": hardware(torch.device(device)),
-        "versions": versions(), "threads": torch.get_num_threads(), "load": load, "busy": before > 0.5,
+        "versions": versions(), "threads": torch.get_num_threads(), "load": load, "busy": before > 1,
         "notes": module.NOTES, "rows": rows,
     }  # fmt: skip
 
@@ -46,13 +48,14 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", default=",".join(SECTIONS), help=f"of {','.join(SECTIONS)}")
+    parser.add_argument("--only", help=f"of {','.join(SECTIONS)}; default: all")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: at XL size, bf16")
     parser.add_argument("--output", type=Path, default=Path("docs/results"), help="folder; default: docs/results")
     parser.add_argument("--again", action="store_true", help="measure anew what is there")
+    parser.add_argument("--repeats", type=int, help="of each measurement; default: by section")
     parser.add_argument("--quick", action="store_true", help="a tiny model and one repeat: whether it runs, no figures")
     asked = parser.parse_args(words)
-    wanted = [name for name in asked.only.split(",") if name]
+    wanted = asked.only.split(",") if asked.only else list(QUICK if asked.quick else SECTIONS)
     if set(wanted) - set(SECTIONS):
         parser.error(f"--only takes some of {','.join(SECTIONS)}")
     if asked.device == "cuda" and not torch.cuda.is_available():
@@ -67,11 +70,15 @@ def main(words: list[str] | None = None) -> None:
         if files[name].is_file() and not asked.again:
             print(f"{name}: there already; --again measures it anew", file=sys.stderr)
             continue
-        content = measured(name, kind, asked.device)
+        if name == "fid":
+            fid.measure(files[name])
+            continue
+        content = measured(name, kind, asked.device, asked.repeats)
         write_json(files[name], content)
         for row in content["rows"]:
             print(f"{name}: {row}", file=sys.stderr, flush=True)
-    there = [read_json(path) for path in files.values() if path.is_file()]
+    held = {name: read_json(path) for name, path in files.items() if path.is_file()}
+    there = [fid.content(found) if name == "fid" else found for name, found in held.items()]
     write_text(asked.output / f"benchmark{ending}.md", markdown(there))
 
 

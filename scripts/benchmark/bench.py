@@ -57,8 +57,9 @@ SIZES = {
 class Bench:
     """One size on one device. ``work``: a folder for caches and images, which starts empty."""
 
-    def __init__(self, size: str, device: str, work: Path) -> None:
-        self.kind, self.size, self.device, self.work = size, SIZES[size], torch.device(device), work
+    def __init__(self, size: str, device: str, work: Path, repeats: int | None = None) -> None:
+        self.kind, self.device, self.work = size, torch.device(device), work
+        self.size = dataclasses.replace(SIZES[size], repeats=repeats or SIZES[size].repeats)
         os.environ["ERASE_CACHE"] = str(work / "cache")  # cold, and nobody's
 
     @cached_property

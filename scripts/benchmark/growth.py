@@ -151,7 +151,7 @@ def fresh(given: dict[str, Any]) -> dict[str, Any]:
 def run(bench: Bench) -> list[dict[str, Any]]:
     axes, latents = AXES[bench.kind], bench.work / "latents"
     shards(latents, axes["retain_images"][-1], bench.model.latent_shape)
-    measure, repeats = (point, 1) if bench.kind == "tiny" else (fresh, 3)
+    measure, repeats = (point, 1) if bench.kind == "tiny" else (fresh, min(3, bench.size.repeats))
     seen: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for _ in range(repeats):  # all points in turn, then again
         for axis, values in axes.items():

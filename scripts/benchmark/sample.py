@@ -22,7 +22,6 @@ STEPS, SCALE, SAMPLER = 20, 1.5, "dpm++"
 NOTES = {
     "ratio": "seconds of DiTPipeline by those of erase; guided, dpm++, 20 steps, uint8 images in memory",
     "files": "the same to PNG files: sample_folder beside the pipeline and a loop of Image.save",
-    "compiled": "erase with compiled blocks beside the plain pipeline, after a warm-up that is given apart",
     "levels": "largest difference of a pixel between the two sides, of 255",
 }
 
@@ -41,12 +40,8 @@ def pipeline(bench: Bench) -> Any:
 
 
 def run(bench: Bench) -> list[dict[str, Any]]:
-    stock, rows = pipeline(bench), []
-    ways = (False,) if bench.kind == "tiny" else (False, True)
-    for wanted in ways:
-        for count in bench.size.batches:
-            rows.append(in_memory(bench, stock, count, wanted))
-    return [*rows, to_files(bench, stock)]
+    stock = pipeline(bench)
+    return [*(in_memory(bench, stock, count) for count in bench.size.batches), to_files(bench, stock)]
 
 
 def drawn(stock: Any, labels: list[int], seeds: list[int]) -> np.ndarray:
@@ -58,7 +53,7 @@ def drawn(stock: Any, labels: list[int], seeds: list[int]) -> np.ndarray:
     return (images * 255).round().astype("uint8")
 
 
-def in_memory(bench: Bench, stock: Any, count: int, wanted: bool) -> dict[str, Any]:
+def in_memory(bench: Bench, stock: Any, count: int, wanted: bool = False) -> dict[str, Any]:
     classes = bench.model.classes
     labels, seeds = [classes[i % len(classes)] for i in range(count)], list(range(count))
     found: dict[str, np.ndarray] = {}

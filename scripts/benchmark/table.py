@@ -26,7 +26,7 @@ def _about(content: dict[str, Any]) -> str:
     on = f"{content['size']}; {hardware['name']}, {hardware['cores']} cores, {content['threads']} thread"
     load = f"load {content['load'][0]} to {content['load'][1]}"
     busy = " (the machine was busy with other work: CPU seconds are the surer ones)" if content["busy"] else ""
-    return f"{on}, torch {versions['torch']}, diffusers {versions['diffusers']}; {load}{busy}."
+    return f"{on}, torch {versions['torch']}; {load}{busy}."
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
