@@ -44,6 +44,13 @@ def measured(section: str, kind: str, device: str, repeats: int | None = None) -
     }  # fmt: skip
 
 
+def write_page(files: dict[str, Path], page: Path) -> None:
+    """All sections that are there."""
+    held = {name: read_json(path) for name, path in files.items() if path.is_file()}
+    there = [fid.content(found) if name == "fid" else found for name, found in held.items()]
+    write_text(page, markdown(there))
+
+
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -67,6 +74,7 @@ def main(words: list[str] | None = None) -> None:
     ending = "" if asked.device == "cpu" else "-cuda"
     files = {name: asked.output / f"benchmark-{name}{ending}.json" for name in SECTIONS}
     for name in wanted:
+        write_page(files, asked.output / f"benchmark{ending}.md")
         if files[name].is_file() and not asked.again:
             print(f"{name}: there already; --again measures it anew", file=sys.stderr)
             continue
@@ -77,9 +85,7 @@ def main(words: list[str] | None = None) -> None:
         write_json(files[name], content)
         for row in content["rows"]:
             print(f"{name}: {row}", file=sys.stderr, flush=True)
-    held = {name: read_json(path) for name, path in files.items() if path.is_file()}
-    there = [fid.content(found) if name == "fid" else found for name, found in held.items()]
-    write_text(asked.output / f"benchmark{ending}.md", markdown(there))
+    write_page(files, asked.output / f"benchmark{ending}.md")
 
 
 if __name__ == "__main__":
