@@ -87,8 +87,8 @@ def unlearning(bench: Bench, folder: Path, images: int, forget: list[int], times
     bench.model = widened(bench, times)
     before = resident()
     bench.split = cached(folder, images, forget, bench.model)
-    rounds, warm = max(2, bench.size.rounds), 2
-    config = bench.config("sfron", "dual", rounds=warm + 5 * rounds, finish=0)
+    rounds, several, warm = 2, 3, 1
+    config = bench.config("sfron", "dual", rounds=warm + several * rounds, finish=0)
     with bench.task() as task:
         task = DiffusionTask(task.module, Schedule(), bench.model.classes, forget, bench.model.null_label)
         rows = bench.trainer(config, task).walk()
@@ -98,7 +98,7 @@ def unlearning(bench: Bench, folder: Path, images: int, forget: list[int], times
                 next(rows)
 
         work(warm)
-        taken = [timed(lambda: work(rounds)) for _ in range(5)]
+        taken = [timed(lambda: work(rounds)) for _ in range(several)]
         rows.close()
     weights = sum(p.numel() for p in bench.model.transformer.parameters())
     return {"weights": weights, **_figures(taken, rounds, before)}
