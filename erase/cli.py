@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from . import __version__
-from .errors import UserError
+from .errors import PeerError, UserError
+from .launched import admit, be_quiet, leave, may_speak
 
 SETTINGS = click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
@@ -27,8 +28,10 @@ def main() -> None:
     """Runs the command and turns every ending into the documented exit code and, if it failed, one line."""
     debug = "--debug" in sys.argv[1:]
     signal.signal(signal.SIGTERM, _terminate)
+    be_quiet()
     try:
         code = cli.main(standalone_mode=False)
+        leave()
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
         _fail("interrupted; the same command continues", 130)
@@ -42,6 +45,10 @@ def main() -> None:
         _fail("interrupted; the same command continues", 130)
     except Terminated:
         _fail("terminated; the same command continues", 143)
+    except PeerError as error:
+        if debug:
+            raise
+        _fail(str(error), 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -56,7 +63,8 @@ def _terminate(number: int, frame: Any) -> None:
 
 
 def _fail(line: str, code: int) -> None:
-    click.echo(f"erase: {line}", err=True)
+    if may_speak():  # one of several processes
+        click.echo(f"erase: {line}", err=True)
     sys.exit(code)
 
 
@@ -64,6 +72,7 @@ def _fail(line: str, code: int) -> None:
 @click.version_option(__version__)
 def cli() -> None:
     """Make a class-conditional diffusion transformer forget a class, and measure that it did."""
+    admit(click.get_current_context().invoked_subcommand)
 
 
 def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -215,7 +224,7 @@ def methods(as_json: bool) -> None:
 @cli.command()
 @click.argument("config", metavar="CONFIG")
 @click.option("--output", "-o", required=True, metavar="DIR", help="Folder of the cells and of the rendered table.")
-@click.option("--jobs", type=click.IntRange(1), help="Cells at a time.  [default: CPU cores; 1 with a GPU]")
+@click.option("--jobs", type=click.IntRange(1), help="Cells at a time.  [default: one a GPU, else one a CPU core]")
 @click.option(
     "--keep", type=click.Choice(["results", "samples", "all"]), default="results", help="What of each run is kept."
 )

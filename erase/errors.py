@@ -9,6 +9,10 @@ class NoModelError(UserError):
     """There is no model at the source asked for."""
 
 
+class PeerError(Exception):
+    """Another process of the same run is gone."""
+
+
 def nearest(word: str, known: object, limit: int = 3, listed: bool = True) -> str:
     """A hint such as ``; did you mean 'sfron'?`` for a misspelt word, else (``listed``) the list of what is known."""
     import difflib

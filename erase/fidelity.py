@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from . import processes
 from .errors import UserError
 from .extractors import INCEPTION, Extractor, find_extractor
 from .files import digest
@@ -53,20 +54,21 @@ def fid(
     ``extractor``: see :func:`erase.extractors.find_extractor`. ``output``: a JSON-lines file that every row is appended
     to when it is done; rows that it has are not computed again. ``batch``: images at a time, without effect on the
     result beyond rounding. ``size``: centre-crop every image to it, as ADM does. ``save_reference``: also write the
-    reference's statistics there.
+    reference's statistics there. Several processes share whole sets.
 
     Raises UserError for what cannot be read, for a set of fewer than two images, and for missing weights, before
     anything is computed.
     """
+    processes.start(device)
     instrument = find_extractor(extractor, weights, device)
     given = [sources] if isinstance(sources, str | Path) else list(sources)
     sets = [one for source in given for one in find_pictures(source)]
     for one in sets:
         if len(one) < 2:
             raise UserError(f"{one.name}: a Frechet distance needs at least 2 images, not {len(one)}")
-    held = read_rows(Path(output)) if output is not None else {}
+    held = processes.on_main(lambda: read_rows(Path(output)) if output is not None else {})
     whole = find_target(reference, instrument, size, batch)
-    if save_reference is not None:
+    if save_reference is not None and processes.is_main():
         save_target(whole, Path(save_reference), instrument, size)
     targets = [own_target(one, reference, whole, instrument, size, batch) for one in sets]
     keys = [
@@ -76,26 +78,34 @@ def fid(
     ]  # fmt: skip
     rows = {i: {**held[key], "name": sets[i].name} for i, key in enumerate(keys) if key in held}
     todo = [i for i in range(len(sets)) if i not in rows]
-    roots: dict[str, np.ndarray] = {}
-    begin = time.monotonic()
-    with tqdm(total=sum(len(sets[i]) for i in todo), desc="fid", unit="image", disable=not todo) as bar:
-        for number, found, shape in moments([sets[i] for i in todo], instrument, batch, size, bar):
-            i = todo[number]
-            statistics = found.statistics()
-            check_width(targets[i], len(statistics["mu"]))
-            now = time.monotonic()
-            target = targets[i]
-            if target.key not in roots:
-                roots[target.key] = root_of(target.statistics)
-            value = distance_to(statistics, target.statistics, roots[target.key])
-            row = describe(sets[i], target, instrument, size, shape, value)
-            if sets[i].run is not None and target is whole:
-                row["notes"].append("the retained classes against a reference of all; a run's own data would be split")
-            row |= {"seconds": round(now - begin, 4), "key": keys[i]}
-            begin = now
-            if output is not None:
-                append_row(Path(output), row)
-            rows[i] = row
+    own = processes.dealt(todo, lambda i: len(sets[i]))
+
+    def measured() -> Iterator[tuple[int, dict[str, Any]]]:
+        roots: dict[str, np.ndarray] = {}
+        begin = time.monotonic()
+        with tqdm(total=sum(len(sets[i]) for i in own), desc="fid", unit="image", disable=not own) as bar:
+            for number, found, shape in moments([sets[i] for i in own], instrument, batch, size, bar):
+                i = own[number]
+                statistics = found.statistics()
+                check_width(targets[i], len(statistics["mu"]))
+                now = time.monotonic()
+                target = targets[i]
+                if target.key not in roots:
+                    roots[target.key] = root_of(target.statistics)
+                value = distance_to(statistics, target.statistics, roots[target.key])
+                row = describe(sets[i], target, instrument, size, shape, value)
+                if sets[i].run is not None and target is whole:
+                    row["notes"].append(
+                        "the retained classes against a reference of all; a run's own data would be split"
+                    )
+                row |= {"seconds": round(now - begin, 4), "key": keys[i]}
+                begin = now
+                yield i, row
+
+    for i, row in processes.in_rounds(measured()):
+        if output is not None and processes.is_main():
+            append_row(Path(output), row)
+        rows[i] = row
     return [rows[i] for i in range(len(sets))]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .launched import launched_rank
 
 SETTLED = 2_000_000_000  # ns; a younger file may change again within one tick of the file system's clock
 
@@ -160,17 +161,30 @@ def file_digests(root: Path, files: Sequence[Path]) -> list[str]:
         settled.pop(name, None)
         if now - about.st_mtime_ns > SETTLED:
             settled[name] = [*stamp, found[name]]
-    if settled != known:
+    if settled != known and not launched_rank():
         with replacing(path, sync=False) as temporary:
             temporary.write_text(json.dumps(settled), encoding="utf-8")
     return list(found.values())
 
 
 def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Tensors kept at ``path``: read if there, else made and written. A damaged file is made anew."""
-    if path.is_file():
-        with contextlib.suppress(UserError):
-            return read_tensors(path)
+    """Tensors kept at ``path``: read if there, else made and written. A damaged file is made anew.
+
+    Of several processes the main one looks and writes, and all make.
+    """
+    from . import processes  # imports torch, and so is left to those who have tensors
+
+    held = _held(path) if processes.is_main() else None
+    if processes.largest(held is not None):
+        return read_tensors(path) if held is None else held
     tensors = make()
-    write_tensors(path, tensors)
+    if processes.is_main():
+        write_tensors(path, tensors)
+    processes.barrier()
     return tensors
+
+
+def _held(path: Path) -> dict[str, Any] | None:
+    with contextlib.suppress(UserError):
+        return read_tensors(path) if path.is_file() else None
+    return None
