@@ -14,6 +14,11 @@ def chosen(precision: str, device: torch.device | str) -> str:
     return "bf16" if torch.device(device).type == "cuda" else "fp32"
 
 
+def arithmetic(device: torch.device, precision: str, compile: bool = False) -> list[str]:
+    """What rounds differently, and so has places of its own in the cache."""
+    return [device.type, chosen(precision, device), *(["compiled"] if compile else [])]
+
+
 def autocast(precision: str, device: torch.device) -> Any:
     """A context in which matrix products run in the chosen precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=chosen(precision, device) == "bf16")

@@ -21,13 +21,13 @@ from .config import ObjectiveConfig, RuntimeConfig, UnlearnConfig
 from .data.latents import Batch, LatentStream
 from .errors import UserError
 from .files import write_text
+from .gradient import Backward, Take
 from .methods import Method
 from .optim import Shared, scheduled
 from .precision import chosen
 from .state import load_state, save_state
 
 FLUSH_EVERY = 20
-Values = Mapping[str, torch.Tensor]
 
 
 def check_runtime(runtime: RuntimeConfig) -> None:
@@ -92,9 +92,10 @@ class Trainer:
         self.accelerator, self.module, self.method, self.policy = accelerator, module, method, policy
         self.streams, self.plan, self.state, self.key = streams, plan, state, key
         self.metrics, self.save_every, self.decay = metrics, save_every, average
-        self.micro_batch, self.watch = micro_batch, watch
+        self.watch = watch
         self.joint = (plan.update or method.updates[0]) == "joint"
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.backward = Backward(accelerator, method, self.parameters, micro_batch)
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if average else {}
         self.pending: list[dict[str, Any]] = []
 
@@ -173,7 +174,7 @@ class Trainer:
     def step(self, round_: int, objective: str, batch: Batch) -> dict[str, Any]:
         """One step of ``objective`` on ``batch``: backward, edit (mask), clip, step."""
         lr, weight = self._scheduled(objective, round_)
-        loss = self._backward(objective, {objective: batch}, weight)
+        loss = self.backward(objective, {objective: batch}, weight)
         norm = self._clip(objective)
         self.policy.step(objective, lr)
         return {"loss": loss, "grad_norm": norm, "lr": lr, "weight": weight, **self.method.report(objective)}
@@ -183,7 +184,7 @@ class Trainer:
 
         The method edits the gradients before their weights apply, so that a conflict is a matter of direction.
         """
-        take = Take(self)
+        take = Take(self.backward)
         gradients = self.method.gradients(batches, take)
         rates = {side: self._scheduled(side, round_) for side in gradients}
         if not self.method.single_backward:
@@ -200,7 +201,7 @@ class Trainer:
             self.policy.step(side, rates[side][0])
             if side != "forget":
                 row[f"{side}_lr"] = rates[side][0]
-        self.method.after_step(batches, rates["forget"][0], self._evaluate)
+        self.method.after_step(batches, rates["forget"][0], self.backward.evaluate)
         parts = {f"{side}_loss": loss for side, loss in take.losses.items() if side != "forget"}
         return {**row, **parts, **self.method.report("joint")}
 
@@ -208,77 +209,6 @@ class Trainer:
         settings: ObjectiveConfig = getattr(self.plan, objective)
         rounds = self.plan.rounds if objective == "forget" else self.plan.rounds + self.plan.finish
         return scheduled(settings, round_, rounds)
-
-    def _backward(
-        self,
-        objective: str,
-        batches: Mapping[str, Batch],
-        weight: float = 1.0,
-        reduce: Callable[[Values], torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        """Leaves the (edited) gradient of ``weight`` x loss in ``.grad``; the loss.
-
-        With micro-batches the loss is the same function of all values: where it is no mean, a first pass without
-        gradient finds its derivative by each value, and a second one takes the parts' gradients with these factors.
-        """
-        method, size = self.method, self.micro_batch
-        whole = size is None or sum(map(len, batches.values())) <= size  # a joint loss holds both graphs
-        mean = reduce is None and method.additive(objective)
-        reduce = reduce or (lambda values: method.reduce(objective, values[objective]))
-        for parameter in self.parameters.values():
-            parameter.grad = None
-        if whole:
-            with self.accelerator.autocast():
-                values = {side: method.values(side, batch) for side, batch in batches.items()}
-                loss = reduce(values)
-            self.accelerator.backward(loss * weight)
-        else:
-            parts = [(side, part) for side, batch in batches.items() for part in batch.parts(size or 1)]
-            values, loss = self._in_parts(objective, parts, weight, None if mean else reduce)
-        method.observe({side: value.detach() for side, value in values.items()})
-        method.edit_gradients(objective, weight)
-        return loss.detach()
-
-    @torch.no_grad()
-    def _evaluate(self, side: str, batch: Batch) -> torch.Tensor:
-        with self.accelerator.autocast():
-            parts = [batch] if self.micro_batch is None else batch.parts(self.micro_batch)
-            return self.method.reduce(side, torch.cat([self.method.values(side, part) for part in parts]))
-
-    def _in_parts(
-        self,
-        objective: str,
-        parts: list[tuple[str, Batch]],
-        weight: float,
-        reduce: Callable[[Values], torch.Tensor] | None,
-    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """The values of all parts and the loss; its gradient is added up in ``.grad``. No ``reduce``: it is a mean."""
-        sides = list(dict.fromkeys(side for side, _ in parts))
-        seen: dict[str, list[torch.Tensor]] = {side: [] for side in sides}
-        factors: dict[str, list[torch.Tensor]] = {}
-        loss = torch.zeros((), device=self.accelerator.device)
-        if reduce is not None:
-            with torch.no_grad(), self.accelerator.autocast():
-                for side, part in parts:
-                    seen[side].append(self.method.values(side, part))
-            leaves = {side: torch.cat(values).requires_grad_() for side, values in seen.items()}
-            loss = reduce(leaves)
-            slopes = torch.autograd.grad(loss, list(leaves.values()))
-            lengths = {side: [len(value) for value in seen[side]] for side in sides}
-            factors = {side: list(slope.split(lengths[side])) for side, slope in zip(sides, slopes, strict=True)}
-            seen = {side: [] for side in sides}
-        total = sum(len(part) for _, part in parts)
-        for side, part in parts:
-            with self.accelerator.autocast():
-                values = self.method.values(side, part)
-                if reduce is None:
-                    piece = self.method.reduce(objective, values) * (len(part) / total)
-                    loss = loss + piece.detach()
-                else:
-                    piece = (values * factors[side][len(seen[side])]).sum()
-            self.accelerator.backward(piece * weight)
-            seen[side].append(values.detach())
-        return {side: torch.cat(values) for side, values in seen.items()}, loss
 
     def _clip(self, objective: str) -> torch.Tensor:
         """The gradient's norm, before it is bounded where there is a bound."""
@@ -333,31 +263,3 @@ class Trainer:
             except (ValueError, KeyError):
                 continue
         write_text(self.metrics, "".join(kept))
-
-
-class Take:
-    """The backward passes of one joint step, and their losses by objective (the first of each)."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-        self.losses: dict[str, torch.Tensor] = {}
-
-    def __call__(
-        self, side: str, batches: Mapping[str, Batch], reduce: Callable[[Values], torch.Tensor] | None = None
-    ) -> list[torch.Tensor]:
-        loss = self.trainer._backward(side, batches, 1.0, reduce)
-        self.losses.setdefault(side, loss)
-        return self._gradient()
-
-    def whole(self, side: str, loss: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
-        for parameter in self.trainer.parameters.values():
-            parameter.grad = None
-        with self.trainer.accelerator.autocast():
-            value, shown = loss()
-        self.trainer.accelerator.backward(value)
-        self.losses.setdefault(side, shown.detach())
-        return self._gradient()
-
-    def _gradient(self) -> list[torch.Tensor]:
-        parameters = self.trainer.parameters.values()
-        return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]

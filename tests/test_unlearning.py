@@ -8,24 +8,20 @@ import pytest
 import torch
 import yaml
 
+from erase.beforehand import prepare
 from erase.classifier import save_instrument
 from erase.config import RunConfig, RuntimeConfig, SampleConfig, as_mapping
 from erase.errors import UserError
 from erase.methods import METHODS, Method, Options
 from erase.model import load_model, save_model
+from erase.originals import copy_samples, original_samples
 from erase.precision import restore_forward
 from erase.presets import resolve
+from erase.runfolder import check_folder, claim_folder
 from erase.sampling import image_path, sample_folder
 from erase.stage import data_source, preflight
 from erase.trainer import make_accelerator
-from erase.unlearning import (
-    check_folder,
-    claim_folder,
-    copy_samples,
-    original_samples,
-    prepare,
-    run,
-)
+from erase.unlearning import run
 
 from .helpers import make_batch, make_model, write_image
 from .test_classifier import make_instrument

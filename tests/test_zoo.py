@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from erase import trainer as trainer_module
+from erase.beforehand import prepare
 from erase.config import RunConfig, RuntimeConfig
 from erase.data.latents import fixed_latents
 from erase.data.split import Split
@@ -14,7 +15,7 @@ from erase.optim import POLICIES
 from erase.presets import resolve
 from erase.saliency import fisher_diagonal
 from erase.trainer import make_accelerator
-from erase.unlearning import prepare, unlearn
+from erase.unlearning import unlearn
 
 from .helpers import CHANNELS, LATENT, make_model, same, weights_of
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..files import digest
 from ..model import find_source
-from ..unlearning import versions
+from ..results import versions
 from .cells import Store, compact
 from .plan import Line, Plan, golden_settings
 from .pool import Runner
