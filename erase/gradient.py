@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 
+from . import processes
 from .data.latents import Batch
 from .methods import Method
 
 Values = Mapping[str, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Part:
+    """Rows of one side's batch that go through the module together. ``idle``: they are another process's."""
+
+    side: str
+    rows: slice
+    idle: bool = False
+
+    def __len__(self) -> int:
+        return 0 if self.idle else self.rows.stop - self.rows.start
+
+
 class Backward:
-    """Leaves the (edited) gradient of a method's objective in ``.grad``; at most ``micro_batch`` samples at once."""
+    """Leaves the (edited) gradient of a method's objective in ``.grad``; at most ``micro_batch`` samples at once.
+
+    Several processes share the samples of each batch, and all end with the same gradient.
+    """
 
     def __init__(
         self,
@@ -35,67 +52,112 @@ class Backward:
     ) -> torch.Tensor:
         """Leaves the (edited) gradient of ``weight`` x loss in ``.grad``; the loss.
 
-        With micro-batches the loss is the same function of all values: where it is no mean, a first pass without
-        gradient finds its derivative by each value, and a second one takes the parts' gradients with these factors.
+        In parts the loss is the same function of all values: where it is no mean, its derivative by each value is
+        found first, and the parts' gradients are taken with these factors.
         """
-        method, size = self.method, self.micro_batch
-        whole = size is None or sum(map(len, batches.values())) <= size  # a joint loss holds both graphs
-        mean = reduce is None and method.additive(objective)
+        method, mean = self.method, reduce is None and self.method.additive(objective)
         reduce = reduce or (lambda values: method.reduce(objective, values[objective]))
+        parts = self._parts(batches)
+        fits = len(parts) == len(batches)
+        if fits and self.micro_batch is not None:
+            fits = sum(map(len, parts)) <= self.micro_batch  # a joint loss holds both graphs
         for parameter in self.parameters.values():
             parameter.grad = None
-        if whole:
+        if fits and processes.count() == 1:
             with self.accelerator.autocast():
                 values = {side: method.values(side, batch) for side, batch in batches.items()}
                 loss = reduce(values)
             self.accelerator.backward(loss * weight)
+        elif mean:
+            values, loss = self._of_mean(objective, batches, parts, weight)
         else:
-            parts = [(side, part) for side, batch in batches.items() for part in batch.parts(size or 1)]
-            values, loss = self._in_parts(objective, parts, weight, None if mean else reduce)
+            values, loss = self._by_slopes(batches, parts, weight, reduce, fits)
         method.observe({side: value.detach() for side, value in values.items()})
         method.edit_gradients(objective, weight)
         return loss.detach()
 
     @torch.no_grad()
     def evaluate(self, side: str, batch: Batch) -> torch.Tensor:
+        """The loss of one side's batch, without gradient."""
+        batches = {side: batch}
+        parts = self._parts(batches)
+        values = self._whole(batches, parts, [self._values(batches, part) for part in parts])
         with self.accelerator.autocast():
-            parts = [batch] if self.micro_batch is None else batch.parts(self.micro_batch)
-            return self.method.reduce(side, torch.cat([self.method.values(side, part) for part in parts]))
+            return self.method.reduce(side, values[side])
 
-    def _in_parts(
-        self,
-        objective: str,
-        parts: list[tuple[str, Batch]],
-        weight: float,
-        reduce: Callable[[Values], torch.Tensor] | None,
+    def _parts(self, batches: Mapping[str, Batch]) -> list[Part]:
+        """This process's rows of each batch, in micro-batches.
+
+        Where there are none it takes one that counts nothing, so that its gradient is of the same form.
+        """
+        parts = []
+        for side, batch in batches.items():
+            rows = processes.my_rows(len(batch))
+            step = self.micro_batch or len(batch)
+            starts = range(rows.start, rows.stop, step)
+            parts += [Part(side, slice(start, min(start + step, rows.stop))) for start in starts]
+            parts += [] if starts else [Part(side, slice(0, 1), idle=True)]
+        return parts
+
+    def _values(self, batches: Mapping[str, Batch], part: Part) -> torch.Tensor:
+        with self.accelerator.autocast():
+            return self.method.values(part.side, batches[part.side].part(part.rows))
+
+    def _whole(
+        self, batches: Mapping[str, Batch], parts: Sequence[Part], found: Sequence[torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """The values of all samples of each side, from those ``found`` for the parts of each process; detached."""
+        device = self.accelerator.device
+        values = {side: torch.zeros(len(batch), device=device) for side, batch in batches.items()}
+        for part, value in zip(parts, found, strict=True):
+            if not part.idle:
+                values[part.side][part.rows] = value.detach().float()
+        processes.sum_(values.values())  # the others' are zeros
+        return values
+
+    def _of_mean(
+        self, objective: str, batches: Mapping[str, Batch], parts: Sequence[Part], weight: float
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """The values of all parts and the loss; its gradient is added up in ``.grad``. No ``reduce``: it is a mean."""
-        sides = list(dict.fromkeys(side for side, _ in parts))
-        seen: dict[str, list[torch.Tensor]] = {side: [] for side in sides}
-        factors: dict[str, list[torch.Tensor]] = {}
-        loss = torch.zeros((), device=self.accelerator.device)
-        if reduce is not None:
-            with torch.no_grad(), self.accelerator.autocast():
-                for side, part in parts:
-                    seen[side].append(self.method.values(side, part))
-            leaves = {side: torch.cat(values).requires_grad_() for side, values in seen.items()}
-            loss = reduce(leaves)
-            slopes = torch.autograd.grad(loss, list(leaves.values()))
-            lengths = {side: [len(value) for value in seen[side]] for side in sides}
-            factors = {side: list(slope.split(lengths[side])) for side, slope in zip(sides, slopes, strict=True)}
-            seen = {side: [] for side in sides}
-        total = sum(len(part) for _, part in parts)
-        for side, part in parts:
+        """The values of all samples and their mean loss, whose gradient is added up in ``.grad``."""
+        total = sum(map(len, batches.values()))
+        loss, found = torch.zeros((), device=self.accelerator.device), []
+        for part in parts:
+            values = self._values(batches, part)
             with self.accelerator.autocast():
-                values = self.method.values(side, part)
-                if reduce is None:
-                    piece = self.method.reduce(objective, values) * (len(part) / total)
-                    loss = loss + piece.detach()
-                else:
-                    piece = (values * factors[side][len(seen[side])]).sum()
+                piece = self.method.reduce(objective, values) * (len(part) / total)
             self.accelerator.backward(piece * weight)
-            seen[side].append(values.detach())
-        return {side: torch.cat(values) for side, values in seen.items()}, loss
+            found.append(values.detach())
+            loss = loss + piece.detach()
+        self._add_up(loss)
+        return self._whole(batches, parts, found), loss
+
+    def _by_slopes(
+        self,
+        batches: Mapping[str, Batch],
+        parts: Sequence[Part],
+        weight: float,
+        reduce: Callable[[Values], torch.Tensor],
+        fits: bool,
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """The values of all samples and the loss that ``reduce`` makes of them, its gradient added up in ``.grad``.
+
+        The values are found in a first pass. Its graph is kept if it ``fits``, else a second pass makes it anew.
+        """
+        with torch.set_grad_enabled(fits):
+            found = [self._values(batches, part) for part in parts]
+        leaves = {side: v.requires_grad_() for side, v in self._whole(batches, parts, found).items()}
+        loss = reduce(leaves)
+        slopes = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+        for part, first in zip(parts, found, strict=True):
+            values = first if fits else self._values(batches, part)
+            slope = slopes[part.side][part.rows]
+            self.accelerator.backward((values * (slope * 0 if part.idle else slope)).sum() * weight)
+        self._add_up()
+        return leaves, loss.detach()
+
+    def _add_up(self, *others: torch.Tensor) -> None:
+        """Sums ``.grad`` (and ``others``) over all processes."""
+        processes.sum_([*(p.grad for p in self.parameters.values() if p.grad is not None), *others])
 
 
 class Take:
@@ -119,7 +181,9 @@ class Take:
             value, shown = loss()
         self.backward.accelerator.backward(value)
         self.losses.setdefault(side, shown.detach())
-        return self._gradient()
+        gradient = self._gradient()
+        processes.copy_main_(gradient)  # every process has taken the whole
+        return gradient
 
     def _gradient(self) -> list[torch.Tensor]:
         parameters = self.backward.parameters.values()

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from tqdm import tqdm
 
+from . import processes
 from .ahead import ahead
 from .config import ObjectiveConfig, RuntimeConfig, UnlearnConfig
 from .data.latents import Batch, LatentStream
@@ -47,6 +48,7 @@ def check_runtime(runtime: RuntimeConfig) -> None:
 def make_accelerator(runtime: RuntimeConfig, output: Path | None = None) -> Accelerator:
     """The process group, device and precision of a run: bf16 autocast on a GPU, fp32 elsewhere."""
     check_runtime(runtime)
+    processes.start(runtime.device)
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
     cpu = runtime.device == "cpu" or not torch.cuda.is_available()
@@ -120,7 +122,7 @@ class Trainer:
             **{f"method/{name}": tensor for name, tensor in self.method.state().items()},
         }
         start = load_state(self.state, self.key, weights, self.policy.optimizers)
-        self._trim_metrics(start)
+        processes.on_main(lambda: self._trim_metrics(start))
         show = self.accelerator.is_main_process
         with closing(self.walk(start)) as rows:
             bar = tqdm(rows, desc=title, initial=start, total=total, unit="step", disable=not show)
@@ -133,9 +135,13 @@ class Trainer:
                     self.watch(done)
                 if done % self.save_every == 0 and done < total:
                     self._flush()
-                    save_state(self.state, done, self.key, weights, self.policy.optimizers)
+                    self._save(done, weights)
         self._flush()
-        save_state(self.state, total, self.key, weights, self.policy.optimizers)
+        self._save(total, weights)
+
+    def _save(self, step: int, weights: dict[str, torch.Tensor]) -> None:
+        """State after ``step`` steps, the same on all processes."""
+        processes.on_main(lambda: save_state(self.state, step, self.key, weights, self.policy.optimizers))
 
     def walk(self, start: int = 0) -> Generator[dict[str, Any], None, None]:
         """Takes the steps from number ``start`` on, and gives what each did; its numbers are still on the device.

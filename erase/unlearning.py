@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from . import processes
 from .beforehand import prepare
 from .compiled import compiled
 from .config import ResolvedConfig, RunConfig
@@ -50,16 +51,17 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
     """As :func:`run`; also the run folder."""
     started = time.monotonic()
     config = resolve(request, words)
+    processes.start(config.runtime.device)
     model = load_model(config.model.source, config.model.vae, config.model.num_heads)
     forget = find_forget(config.forget, model.labels)
     config = with_classes(config, forget)
     output = output_folder(request, config, forget)
-    check_folder(output, config)
-    if (output / "results.json").is_file():
-        return dict(read_json(output / "results.json")), output
+    finished = processes.on_main(lambda: results_of(output, config))
+    if finished is not None:
+        return finished, output
 
     stage = preflight(config, model)
-    claim_folder(output, config, space_needed(model, stage.counts))
+    processes.on_main(lambda: claim_folder(output, config, space_needed(model, stage.counts)))
     seconds: dict[str, float] = {}
     before = weights_key(model.transformer)
     accelerator = make_accelerator(config.runtime, output)
@@ -127,7 +129,7 @@ def unlearn(
     """Trains the transformer in place; or takes the weights that the same training left in the cache."""
     how = arithmetic(model.device, config.runtime.precision, config.runtime.compile)
     kept = cache_folder("weights") / f"{method.name}-{digest(key, *how)}.safetensors"
-    if method.keeps_weights and kept.is_file():
+    if method.keeps_weights and processes.on_main(kept.is_file):
         with torch.no_grad():
             for name, value in read_tensors(kept).items():
                 model.transformer.get_parameter(name).copy_(value)
@@ -155,14 +157,21 @@ def unlearn(
         trainer.run()
     model.transformer.disable_gradient_checkpointing()
     trainer.take_average()
+    check_equal(model)
     if method.keeps_weights:
-        write_tensors(kept, dict(model.transformer.named_parameters()))
+        processes.on_main(lambda: write_tensors(kept, dict(model.transformer.named_parameters())))
+
+
+def check_equal(model: Model) -> None:
+    """Raises RuntimeError if processes that took the same steps have come to different weights."""
+    if processes.count() > 1 and len(set(processes.gather(weights_key(model.transformer)))) > 1:
+        raise RuntimeError("the processes' weights have drifted apart; their devices must be of one kind")
 
 
 def watch(config: ResolvedConfig, model: Model, output: Path, step: int) -> None:
     """A snapshot before the first step and every ``runtime.snapshot_every`` steps."""
     every = config.runtime.snapshot_every
-    if every is not None and step % every == 0 and not snapshot_folder(output, step).is_dir():
+    if every is not None and step % every == 0 and processes.on_main(lambda: not snapshot_folder(output, step).is_dir()):
         forget = [int(label) for label in config.forget]
         other = next(label for label in model.classes if label not in forget)
         take_snapshot(model, config, [*forget, other], output, step)
