@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import processes
 from .compiled import compiled
 from .config import SampleConfig
 from .files import cache_folder, digest, link, replacing_folder, write_text

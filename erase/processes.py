@@ -29,6 +29,7 @@ Result = TypeVar("Result")
 PATIENCE = timedelta(hours=2)  # with one that is not done; a dead one is noticed at once
 BUCKET = 1 << 26  # bytes that are summed at once
 _store: Any = None  # where the launcher keeps what all can see
+_alone = False  # the main process does something by itself
 
 
 def start(device: str = "auto") -> None:
@@ -60,11 +61,11 @@ def stop() -> None:
 
 
 def count() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_initialized() and not _alone else 1
 
 
 def rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if dist.is_initialized() and not _alone else 0
 
 
 def is_main() -> bool:
@@ -211,15 +212,22 @@ def barrier() -> None:
 
 
 def on_main(make: Callable[[], Result]) -> Result:
-    """What ``make`` gives, or raises, on the main process, on all of them; the others do not call it."""
+    """What ``make`` gives, or raises, on the main process, on all of them; the others do not call it.
+
+    Inside, the main process is alone, and collective functions may be called.
+    """
+    global _alone
     if count() == 1:
         return make()
     answer: list[Any] = [None, None]
     if is_main():
+        _alone = True
         try:
             answer[0] = make()
         except Exception as error:
             answer[1] = error if _travels(error) else RuntimeError(f"{type(error).__name__}: {error}")
+        finally:
+            _alone = False
     with _together():
         dist.broadcast_object_list(answer, 0)
     if answer[1] is not None:

@@ -88,8 +88,7 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
     restore_forward(model.transformer)
 
     with timed(seconds, "sample"):
-        drop_stale_samples(output / "samples", digest(original.name, weights_key(model.transformer)))
-        copy_samples(original, output / "samples" / "original", stage.counts)
+        processes.on_main(lambda: place_originals(original, model, output / "samples", stage.counts))
         folder, precision = output / "samples" / "erased", config.runtime.precision
         with compiled(model.transformer, config.runtime.compile):
             sample_folder(model, folder, config.sample, stage.counts, "sample erased", precision)
@@ -97,6 +96,24 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
     with timed(seconds, "score"):
         results = score(config, model, stage, forget, output, original)
 
+    results = processes.on_main(lambda: finish(config, model, stage, forget, output, before, results, seconds, started))
+    if config.runtime.tracker:
+        accelerator.end_training()
+    return results, output
+
+
+def finish(
+    config: ResolvedConfig,
+    model: Model,
+    stage: Stage,
+    forget: list[int],
+    output: Path,
+    before: str,
+    results: dict[str, Any],
+    seconds: dict[str, float],
+    started: float,
+) -> dict[str, Any]:
+    """Writes grid, pack and, last of all, results.json; what that holds."""
     draw(config, model, stage, forget, output)
     about = model.pack or {"version": 1, "family": family_of(config.model.source), "classes": model.classes}
     by = {key: results[key] for key in ("method", "optimizer", "seed", "config_hash")}
@@ -111,9 +128,13 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
     write_json(output / "results.json", results)
     if not config.runtime.keep_state:
         shutil.rmtree(output / "state", ignore_errors=True)
-    if config.runtime.tracker:
-        accelerator.end_training()
-    return results, output
+    return results
+
+
+def place_originals(original: Path, model: Model, samples: Path, counts: Mapping[int, int]) -> None:
+    """The run's folder of samples, with the original model's in it and no other weights' images."""
+    drop_stale_samples(samples, digest(original.name, weights_key(model.transformer)))
+    copy_samples(original, samples / "original", counts)
 
 
 @contextmanager
@@ -121,6 +142,13 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     begin = time.monotonic()
     yield
     seconds[name] = seconds.get(name, 0.0) + time.monotonic() - begin
+
+
+def results_of(output: Path, config: ResolvedConfig) -> dict[str, Any] | None:
+    """The results of a finished run of this config. Raises UserError if the folder is another's."""
+    check_folder(output, config)
+    path = output / "results.json"
+    return dict(read_json(path)) if path.is_file() else None
 
 
 def unlearn(
@@ -171,7 +199,11 @@ def check_equal(model: Model) -> None:
 def watch(config: ResolvedConfig, model: Model, output: Path, step: int) -> None:
     """A snapshot before the first step and every ``runtime.snapshot_every`` steps."""
     every = config.runtime.snapshot_every
-    if every is not None and step % every == 0 and processes.on_main(lambda: not snapshot_folder(output, step).is_dir()):
+    if (
+        every is not None
+        and step % every == 0
+        and processes.on_main(lambda: not snapshot_folder(output, step).is_dir())
+    ):
         forget = [int(label) for label in config.forget]
         other = next(label for label in model.classes if label not in forget)
         take_snapshot(model, config, [*forget, other], output, step)
