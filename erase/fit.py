@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from . import processes
 from .optim import cosine
 from .state import load_state, save_state
 
@@ -25,7 +26,26 @@ def fit(
     key: str,
     save_every: int,
 ) -> None:
-    """Minimises ``loss_at(step)`` over ``module`` with AdamW, saving to ``state`` and continuing from it."""
+    """Minimises ``loss_at(step)`` over ``module`` with AdamW, saving to ``state`` and continuing from it.
+
+    Of several processes the main one does, and the others take its weights.
+    """
+    processes.on_main(lambda: _fit(name, module, loss_at, steps, lr, weight_decay, state, key, save_every))
+    processes.copy_main_(module.parameters())
+    module.eval()
+
+
+def _fit(
+    name: str,
+    module: nn.Module,
+    loss_at: Callable[[int], torch.Tensor],
+    steps: int,
+    lr: float,
+    weight_decay: float,
+    state: Path,
+    key: str,
+    save_every: int,
+) -> None:
     optimizer: Any = torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay)
     weights = dict(module.named_parameters())
     start = load_state(state, key, weights, {"adamw": optimizer})
@@ -43,4 +63,3 @@ def fit(
             bar.set_postfix(loss=f"{loss.item():.4g}")
         if (step + 1) % save_every == 0 or step + 1 == steps:
             save_state(state, step + 1, key, weights, {"adamw": optimizer})
-    module.eval()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from . import __version__, rng
+from . import __version__, processes, rng
 from .classifier import Classifier, Gate, Instrument, load_instrument, save_instrument
 from .compiled import compiled
 from .config import (
@@ -82,7 +84,9 @@ def train_dit(
     accelerator = make_accelerator(config.runtime)
     transformer.to(accelerator.device)
     null = recipe.label_slots
-    task = DiffusionTask(accelerator.prepare_model(transformer), Schedule(), classes, exclude, null)
+    task = DiffusionTask(
+        accelerator.prepare_model(transformer, evaluation_mode=True), Schedule(), classes, exclude, null
+    )
     stream = LatentStream(
         moments, np.flatnonzero(good), images.labels[rows[good]], config.seed, "dit", recipe.batch_size, null,
         recipe.label_dropout,
@@ -180,14 +184,10 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
         config = dataclasses.replace(config, data=str(Path(config.data).resolve()))
     anywhere = dataclasses.replace(config, runtime=RuntimeConfig())
     recipe = as_mapping(anywhere)
-    if (output / "erase.json").is_file():
-        about: dict[str, Any] = read_json(output / "erase.json")
-        different = changes(about["provenance"]["recipe"], anywhere)
-        if different:
-            raise UserError(f"{output} holds a pack of another recipe; it differs in {', '.join(different)}")
-        return about
-    if output.exists():
-        raise UserError(f"{output} exists and is no pack; give another --output")
+    processes.start(config.runtime.device)
+    made = processes.on_main(lambda: pack_at(output, anywhere))
+    if made is not None:
+        return made
     check_recipe(config)
     images = load_images(asked, config.image_size)
     excluded = [find_class(name, images.names) for name in config.exclude]
@@ -198,7 +198,7 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
 
     vae, instrument, scores, kept = make_instruments(config, images, work, key)
     transformer = train_dit(vae, images, config.dit, config, excluded, work / "dit.safetensors", key)
-    about = {
+    about: dict[str, Any] = {
         "version": 1,
         "family": "digits",
         "classes": sorted(images.names),
@@ -214,14 +214,31 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
     }
     model = Model(transformer.cpu(), vae.cpu(), dict(images.names), about)
     scores |= score_samples(model, instrument, images, config, excluded)
-    with replacing_folder(output) as folder:
-        write_pipeline(model, folder)
-        save_instrument(instrument, folder / "classifier", kept)
-        everything = instrument.read(images.batches(range(len(images)))).features
-        write_reference(reference_of(everything, images.labels), folder)
-        write_json(folder / "erase.json", about)
-    shutil.rmtree(work, ignore_errors=True)
+
+    def write() -> None:
+        with replacing_folder(output) as folder:
+            write_pipeline(model, folder)
+            save_instrument(instrument, folder / "classifier", kept)
+            everything = instrument.read(images.batches(range(len(images)))).features
+            write_reference(reference_of(everything, images.labels), folder)
+            write_json(folder / "erase.json", about)
+        shutil.rmtree(work, ignore_errors=True)
+
+    processes.on_main(write)
     return about
+
+
+def pack_at(output: Path, config: PretrainConfig) -> dict[str, Any] | None:
+    """What the finished pack of this recipe holds in its erase.json. Raises UserError if the folder is another's."""
+    if (output / "erase.json").is_file():
+        about: dict[str, Any] = read_json(output / "erase.json")
+        different = changes(about["provenance"]["recipe"], config)
+        if different:
+            raise UserError(f"{output} holds a pack of another recipe; it differs in {', '.join(different)}")
+        return about
+    if output.exists():
+        raise UserError(f"{output} exists and is no pack; give another --output")
+    return None
 
 
 def make_instruments(
@@ -249,15 +266,26 @@ def make_instruments(
     return vae, instrument, scores, kept
 
 
+@contextlib.contextmanager
+def one_temporary_folder() -> Iterator[Path]:
+    """The same one for all processes."""
+    path = Path(processes.on_main(tempfile.mkdtemp))
+    try:
+        yield path
+    finally:
+        if processes.is_main():
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def score_samples(
     model: Model, instrument: Instrument, images: ImageSet, config: PretrainConfig, excluded: list[int]
 ) -> dict[str, float]:
     """RA and FID of the new model's own samples, for the record."""
     classes = [label for label in model.classes if label not in excluded]
-    with tempfile.TemporaryDirectory() as folder:
-        sample_folder(model, Path(folder), config.sample, classes, "sample", config.runtime.precision)
+    with one_temporary_folder() as folder:
+        sample_folder(model, folder, config.sample, classes, "sample", config.runtime.precision)
         reference = statistics(instrument.read(images.batches(images.select(classes))).features)
-        reading = read_folder(instrument, Path(folder), classes, config.sample.per_class)
+        reading = read_folder(instrument, folder, classes, config.sample.per_class)
         row = score_reading(reading, classes, [], config.sample.per_class, reference, 0)
     halves = images.select(classes)
     features = [instrument.read(images.batches(halves[side::2])).features for side in (0, 1)]

@@ -199,11 +199,9 @@ def check_equal(model: Model) -> None:
 def watch(config: ResolvedConfig, model: Model, output: Path, step: int) -> None:
     """A snapshot before the first step and every ``runtime.snapshot_every`` steps."""
     every = config.runtime.snapshot_every
-    if (
-        every is not None
-        and step % every == 0
-        and processes.on_main(lambda: not snapshot_folder(output, step).is_dir())
-    ):
+    if every is None or step % every:
+        return
+    if not processes.on_main(snapshot_folder(output, step).is_dir):
         forget = [int(label) for label in config.forget]
         other = next(label for label in model.classes if label not in forget)
         take_snapshot(model, config, [*forget, other], output, step)
