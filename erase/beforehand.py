@@ -24,8 +24,10 @@ from .methods import Beforehand, Method, find_method
 from .model import NO_VAE, Model
 from .precision import arithmetic
 from .rng import image_seed
+from .room import Room
 from .saliency import FISHER_BATCH
-from .sampling import drawing, sample_latents
+from .sampling import drawing, latents_within
+from .signals import check
 from .task import DiffusionTask
 
 
@@ -83,13 +85,15 @@ def replay_set(model: Model, sample: SampleConfig, per_class: int, precision: st
     labels = np.repeat(np.array(model.classes), per_class)
     seeds = [image_seed(sample.seed, label, -1 - number) for label in model.classes for number in range(per_class)]
     how = (sample.guidance_scale, sample.steps, sample.sampler, precision, sample.guidance_channels)
+    room = Room("sampling")
 
     def draw(parts: Sequence[range]) -> dict[str, torch.Tensor]:
         drawn = []
         with tqdm(total=sum(map(len, parts)), desc="sample replay", unit="image") as bar:
             for part in parts:
                 rows = slice(part.start, part.stop)
-                drawn.append(sample_latents(model, labels[rows].tolist(), seeds[rows], *how).cpu())
+                drawn.append(latents_within(room, model, labels[rows].tolist(), seeds[rows], *how).cpu())
+                check()
                 bar.update(len(part))
         return {"latents": torch.cat(drawn)}
 

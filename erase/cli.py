@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -12,8 +13,9 @@ from typing import Any
 import click
 
 from . import __version__
-from .errors import PeerError, UserError
-from .launched import admit, be_quiet, leave, may_speak
+from .errors import PeerError, StoppedError, UserError
+from .launched import admit, be_quiet, launched, leave, may_speak
+from .signals import Interrupted, graceful
 
 SETTINGS = click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
@@ -34,7 +36,7 @@ def main() -> None:
         leave()
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
-        _fail("interrupted; the same command continues", 130)
+        _fail(f"interrupted; {_again()}", 130)
     except click.ClickException as error:
         _fail(f"{error.format_message()} (see erase --help)", 2)
     except UserError as error:
@@ -42,10 +44,16 @@ def main() -> None:
             raise
         _fail(str(error), 2)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command continues", 130)
+        _fail(f"interrupted; {_again()}", 130)
     except Terminated:
-        _fail("terminated; the same command continues", 143)
+        _fail(f"terminated; {_again()}", 143)
+    except Interrupted as stop:
+        _fail(f"stopped, and what was done is saved; {_again()}", stop.code)
     except PeerError as error:
+        if debug:
+            raise
+        _fail(f"{error}; {_again()}", 1)
+    except StoppedError as error:
         if debug:
             raise
         _fail(str(error), 1)
@@ -60,6 +68,15 @@ def main() -> None:
 
 def _terminate(number: int, frame: Any) -> None:
     raise Terminated
+
+
+def _again() -> str:
+    """The line that continues."""
+    name = ["python", "-m", "erase"] if os.path.basename(sys.argv[0]) == "__main__.py" else ["erase"]
+    many = (
+        ["torchrun", "--nproc_per_node", os.environ.get("LOCAL_WORLD_SIZE", "1"), *name[1:]] if launched() > 1 else name
+    )
+    return f"to continue: {shlex.join([*many, *sys.argv[1:]])}"
 
 
 def _fail(line: str, code: int) -> None:
@@ -100,11 +117,18 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_model_options
 @click.option("--dry-run", is_flag=True, help="Print the resolved config and what is missing, and stop.")
 @click.option("--snapshot-every", type=click.IntRange(1), metavar="N", help="Draw a few images every N steps.")
+@click.option("--force", is_flag=True, help="Redo a finished run in a fresh folder, which takes its place at the end.")
 @AS_JSON
 @DEBUG
 @SETTINGS
 def run(
-    settings: tuple[str, ...], as_json: bool, debug: bool, dry_run: bool, snapshot_every: int | None, **asked: Any
+    settings: tuple[str, ...],
+    as_json: bool,
+    debug: bool,
+    dry_run: bool,
+    snapshot_every: int | None,
+    force: bool,
+    **asked: Any,
 ) -> None:
     """Make a model forget classes, then sample and score it beside the original.
 
@@ -128,11 +152,13 @@ def run(
     from .report.table import result_table
     from .unlearning import run_in_folder
 
-    results, folder = run_in_folder(request, words)
+    with graceful():
+        results, folder = run_in_folder(request, words, force)
     if as_json:
         click.echo(json.dumps(results, indent=2))
-    else:
-        click.echo(f"\n{result_table(results)}\n\n{folder} ({folder / 'grid.png'} shows before and after)")
+        return
+    notes = "".join(f"\nwarning: {note}" for note in results.get("warnings", []))
+    click.echo(f"\n{result_table(results)}{notes}\n\n{folder} ({folder / 'grid.png'} shows before and after)")
 
 
 @cli.command()
@@ -171,7 +197,8 @@ def pretrain(
     resolved = resolve_pretrain(base_values(preset, config, "digits/pretrain"), words)
     from .pretraining import pretrain as make
 
-    about = make(resolved, output)
+    with graceful():
+        about = make(resolved, output)
     click.echo(json.dumps(about, indent=2) if as_json else f"\n{output}: {_line(about['provenance']['scores'])}")
 
 
@@ -244,7 +271,8 @@ def table(config: str, as_json: bool, debug: bool, output: str, **asked: Any) ->
 
     from .table.run import run_table
 
-    content = run_table(config, output, **asked)
+    with graceful():
+        content = run_table(config, output, **asked)
     text = Path(output) / f"{Path(config).stem}.md"
     click.echo(json.dumps(content, indent=2) if as_json else f"\n{text.read_text(encoding='utf-8')}\n{text}")
     if not content["failed"] or asked["only_render"]:
@@ -280,7 +308,8 @@ def fid(sources: tuple[str, ...], as_json: bool, debug: bool, **asked: Any) -> N
     from .fidelity import fid_table
 
     given = {key: value for key, value in asked.items() if value is not None}
-    rows = measure(list(sources), **given)
+    with graceful():
+        rows = measure(list(sources), **given)
     click.echo(json.dumps(rows, indent=2) if as_json else f"\n{fid_table(rows)}")
 
 
@@ -309,7 +338,8 @@ def score(sources: tuple[str, ...], as_json: bool, debug: bool, **asked: Any) ->
     from .report.scores import score_table
 
     given = {key: value for key, value in asked.items() if value is not None}
-    rows = measure(list(sources), **given)
+    with graceful():
+        rows = measure(list(sources), **given)
     click.echo(json.dumps(rows, indent=2) if as_json else f"\n{score_table(rows)}")
 
 
@@ -340,7 +370,8 @@ def sample(
 
     wanted: Any = "all" if classes == "all" else [word for word in classes.split(",") if word.strip()]
     without = [word for word in exclude.split(",") if word.strip()]
-    about = draw_samples(source, classes=wanted, exclude=without, words=parse_words(settings), **asked)
+    with graceful():
+        about = draw_samples(source, classes=wanted, exclude=without, words=parse_words(settings), **asked)
     shown = ", ".join(str(label) for label in about["classes"])
     line = f"{about['output']}: {about['per_class']} images of each class ({shown})"
     click.echo(json.dumps(about, indent=2) if as_json else f"\n{line}")

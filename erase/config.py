@@ -183,6 +183,7 @@ class RuntimeConfig:
     threads: int | None = setting(None, "CPU threads; default: torch's own choice", low=1)
     deterministic: bool = setting(False, "bit-exact arithmetic on a GPU too, slower")
     save_every: int = setting(500, "steps between saved states", low=1)
+    bad_steps: int = setting(0, "steps to skip whose loss or gradient is not finite, before the run stops", low=0)
     snapshot_every: int | None = setting(None, "steps between a few images drawn on the way (snapshots/)", low=1)
     keep_state: bool = setting(False, "keep state/ when the run is complete")
     tracker: str | None = setting(None, "also log to this", choices=("tensorboard", "wandb"))

@@ -5,6 +5,10 @@ class UserError(Exception):
     """Wrong use or bad input: the command line prints its one line and exits with code 2."""
 
 
+class StoppedError(Exception):
+    """What the machine did to a run under way: the command line prints its one line and exits with code 1."""
+
+
 class NoModelError(UserError):
     """There is no model at the source asked for."""
 

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from . import processes
 from .data.latents import Batch
 from .methods import Method
+from .room import Room
 
 Values = Mapping[str, torch.Tensor]
 
@@ -28,9 +29,10 @@ class Part:
 
 
 class Backward:
-    """Leaves the (edited) gradient of a method's objective in ``.grad``; at most ``micro_batch`` samples at once.
+    """Leaves the (edited) gradient of a method's objective in ``.grad``.
 
-    Several processes share the samples of each batch, and all end with the same gradient.
+    At most ``micro_batch`` samples go through the module at once, and fewer once memory did not hold them. Several
+    processes share the samples of each batch, and all end with the same gradient.
     """
 
     def __init__(
@@ -41,7 +43,7 @@ class Backward:
         micro_batch: int | None = None,
     ) -> None:
         self.accelerator, self.method, self.parameters = accelerator, method, parameters
-        self.micro_batch = micro_batch
+        self.room = Room("training", micro_batch, "runtime.micro_batch")
 
     def __call__(
         self,
@@ -55,49 +57,48 @@ class Backward:
         In parts the loss is the same function of all values: where it is no mean, its derivative by each value is
         found first, and the parts' gradients are taken with these factors.
         """
-        method, mean = self.method, reduce is None and self.method.additive(objective)
-        reduce = reduce or (lambda values: method.reduce(objective, values[objective]))
-        parts = self._parts(batches)
-        fits = len(parts) == len(batches)
-        if fits and self.micro_batch is not None:
-            fits = sum(map(len, parts)) <= self.micro_batch  # a joint loss holds both graphs
-        for parameter in self.parameters.values():
-            parameter.grad = None
-        if fits and processes.count() == 1:
-            with self.accelerator.autocast():
-                values = {side: method.values(side, batch) for side, batch in batches.items()}
-                loss = reduce(values)
-            self.accelerator.backward(loss * weight)
-        elif mean:
-            values, loss = self._of_mean(objective, batches, parts, weight)
-        else:
-            values, loss = self._by_slopes(batches, parts, weight, reduce, fits)
-        method.observe({side: value.detach() for side, value in values.items()})
-        method.edit_gradients(objective, weight)
+        mean = reduce is None and self.method.additive(objective)
+        whole = reduce or (lambda values: self.method.reduce(objective, values[objective]))
+
+        def attempt(size: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+            for parameter in self.parameters.values():
+                parameter.grad = None
+            parts = _parts(batches, size)
+            fits = len(parts) == len(batches) and sum(map(len, parts)) <= size
+            if fits and processes.count() == 1:
+                return self._at_once(batches, weight, whole)
+            if mean:
+                return self._of_mean(objective, batches, parts, weight)
+            return self._by_slopes(batches, parts, weight, whole, fits)
+
+        values, loss = self.room.fit(_own(batches), attempt)  # a joint loss holds both graphs
+        self.method.observe({side: value.detach() for side, value in values.items()})
+        self.method.edit_gradients(objective, weight)
         return loss.detach()
 
     @torch.no_grad()
     def evaluate(self, side: str, batch: Batch) -> torch.Tensor:
         """The loss of one side's batch, without gradient."""
         batches = {side: batch}
-        parts = self._parts(batches)
-        values = self._whole(batches, parts, [self._values(batches, part) for part in parts])
+
+        def attempt(size: int) -> torch.Tensor:
+            parts = _parts(batches, size)
+            with processes.one_memory():
+                found = [self._values(batches, part) for part in parts]
+            values = self._whole(batches, parts, found)
+            with self.accelerator.autocast():
+                return self.method.reduce(side, values[side])
+
+        return self.room.fit(_own(batches), attempt)
+
+    def _at_once(
+        self, batches: Mapping[str, Batch], weight: float, reduce: Callable[[Values], torch.Tensor]
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         with self.accelerator.autocast():
-            return self.method.reduce(side, values[side])
-
-    def _parts(self, batches: Mapping[str, Batch]) -> list[Part]:
-        """This process's rows of each batch, in micro-batches.
-
-        Where there are none it takes one that counts nothing, so that its gradient is of the same form.
-        """
-        parts = []
-        for side, batch in batches.items():
-            rows = processes.my_rows(len(batch))
-            step = self.micro_batch or len(batch)
-            starts = range(rows.start, rows.stop, step)
-            parts += [Part(side, slice(start, min(start + step, rows.stop))) for start in starts]
-            parts += [] if starts else [Part(side, slice(0, 1), idle=True)]
-        return parts
+            values = {side: self.method.values(side, batch) for side, batch in batches.items()}
+            loss = reduce(values)
+        self.accelerator.backward(loss * weight)
+        return values, loss
 
     def _values(self, batches: Mapping[str, Batch], part: Part) -> torch.Tensor:
         with self.accelerator.autocast():
@@ -121,13 +122,14 @@ class Backward:
         """The values of all samples and their mean loss, whose gradient is added up in ``.grad``."""
         total = sum(map(len, batches.values()))
         loss, found = torch.zeros((), device=self.accelerator.device), []
-        for part in parts:
-            values = self._values(batches, part)
-            with self.accelerator.autocast():
-                piece = self.method.reduce(objective, values) * (len(part) / total)
-            self.accelerator.backward(piece * weight)
-            found.append(values.detach())
-            loss = loss + piece.detach()
+        with processes.one_memory():
+            for part in parts:
+                values = self._values(batches, part)
+                with self.accelerator.autocast():
+                    piece = self.method.reduce(objective, values) * (len(part) / total)
+                self.accelerator.backward(piece * weight)
+                found.append(values.detach())
+                loss = loss + piece.detach()
         self._add_up(loss)
         return self._whole(batches, parts, found), loss
 
@@ -143,21 +145,42 @@ class Backward:
 
         The values are found in a first pass. Its graph is kept if it ``fits``, else a second pass makes it anew.
         """
-        with torch.set_grad_enabled(fits):
+        with processes.one_memory(), torch.set_grad_enabled(fits):
             found = [self._values(batches, part) for part in parts]
         leaves = {side: v.requires_grad_() for side, v in self._whole(batches, parts, found).items()}
         loss = reduce(leaves)
         slopes = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
-        for part, first in zip(parts, found, strict=True):
-            values = first if fits else self._values(batches, part)
-            slope = slopes[part.side][part.rows]
-            self.accelerator.backward((values * (slope * 0 if part.idle else slope)).sum() * weight)
+        with processes.one_memory():
+            for part, first in zip(parts, found, strict=True):
+                values = first if fits else self._values(batches, part)
+                slope = slopes[part.side][part.rows]
+                self.accelerator.backward((values * (slope * 0 if part.idle else slope)).sum() * weight)
         self._add_up()
         return leaves, loss.detach()
 
     def _add_up(self, *others: torch.Tensor) -> None:
         """Sums ``.grad`` (and ``others``) over all processes."""
         processes.sum_([*(p.grad for p in self.parameters.values() if p.grad is not None), *others])
+
+
+def _own(batches: Mapping[str, Batch]) -> int:
+    """Samples of these batches that fall to this process."""
+    rows = [processes.my_rows(len(batch)) for batch in batches.values()]
+    return max(1, sum(part.stop - part.start for part in rows))
+
+
+def _parts(batches: Mapping[str, Batch], size: int) -> list[Part]:
+    """This process's rows of each batch, in parts of at most ``size``.
+
+    Where there are none it takes one that counts nothing, so that its gradient is of the same form.
+    """
+    parts = []
+    for side, batch in batches.items():
+        rows = processes.my_rows(len(batch))
+        starts = range(rows.start, rows.stop, size)
+        parts += [Part(side, slice(start, min(start + size, rows.stop))) for start in starts]
+        parts += [] if starts else [Part(side, slice(0, 1), idle=True)]
+    return parts
 
 
 class Take:

@@ -45,7 +45,7 @@ def copy_samples(source: Path, target: Path, counts: Mapping[int, int]) -> None:
     """Hard links where the file system allows it, else copies."""
     if target.is_dir():
         return
-    with replacing_folder(target) as folder:
+    with replacing_folder(target, sync=False) as folder:
         for label, count in counts.items():
             (folder / f"{label:04d}").mkdir()
             for number in range(count):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +35,16 @@ from .errors import UserError
 from .files import digest, read_json, replacing_folder, write_json
 from .fit import fit
 from .labels import find_class
+from .locks import held
 from .methods.finetune import Finetune
 from .metrics.fid import distance, statistics
 from .model import Model, load_model, new_transformer, new_vae, weights_key, write_pipeline
 from .optim import Shared
+from .originals import drop_stale_samples
 from .precision import restore_forward
 from .recipe import check_data, check_recipe
 from .reference import reference_of, write_reference
+from .runfolder import sweep
 from .sampling import sample_folder
 from .scoring import read_folder, score_reading
 from .task import DiffusionTask
@@ -99,11 +99,12 @@ def train_dit(
     )  # fmt: skip
     policy = Shared(transformer.parameters(), OptimizerConfig(policy="shared", retain=OptimizerSide(beta2=0.99)))
     method = Finetune(Finetune.Options("finetune"), task)
-    every = config.runtime.save_every
+    runtime = config.runtime
     trainer = Trainer(
-        accelerator, transformer, method, policy, {"retain": stream}, plan, state, key, None, every, recipe.ema
-    )
-    with compiled(transformer, config.runtime.compile):
+        accelerator, transformer, method, policy, {"retain": stream}, plan, state, key, None, runtime.save_every,
+        recipe.ema, bad_steps=runtime.bad_steps, advice="a lower dit.lr",
+    )  # fmt: skip
+    with compiled(transformer, runtime.compile):
         trainer.run("dit")
     trainer.take_average()
     restore_forward(transformer)
@@ -184,20 +185,31 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
         config = dataclasses.replace(config, data=str(Path(config.data).resolve()))
     anywhere = dataclasses.replace(config, runtime=RuntimeConfig())
     recipe = as_mapping(anywhere)
+    work = output.absolute().with_name(f".{output.absolute().name}.pretraining")
     processes.start(config.runtime.device)
-    made = processes.on_main(lambda: pack_at(output, anywhere))
+    made = processes.on_main(lambda: pack_at(output, anywhere, work))
     if made is not None:
         return made
     check_recipe(config)
     images = load_images(asked, config.image_size)
     excluded = [find_class(name, images.names) for name in config.exclude]
     check_data(config, images, excluded)
-    key = digest(recipe, images.key)
-    work = output.with_name(f".{output.name}.pretraining")
-    make_accelerator(config.runtime)
+    with held(work, f"another process is making {output}; wait for it, or give another --output"):
+        return make_pack(config, recipe, images, excluded, output, work)
 
+
+def make_pack(
+    config: PretrainConfig, recipe: dict[str, Any], images: ImageSet, excluded: list[int], output: Path, work: Path
+) -> dict[str, Any]:
+    """The training itself; the states in ``work`` are continued from."""
+    if processes.on_main((output / "erase.json").is_file):  # by another run, a moment ago
+        return dict(read_json(output / "erase.json"))
+    beside = output.absolute().parent.glob(f".{output.absolute().name}.*")
+    processes.on_main(lambda: sweep([*work.rglob(".*"), *beside]))
+    key = digest(recipe, images.key)
+    make_accelerator(config.runtime)
     vae, instrument, scores, kept = make_instruments(config, images, work, key)
-    transformer = train_dit(vae, images, config.dit, config, excluded, work / "dit.safetensors", key)
+    transformer = train_dit(vae, images, config.dit, config, excluded, work / "dit", key)
     about: dict[str, Any] = {
         "version": 1,
         "family": "digits",
@@ -213,7 +225,7 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
         "provenance": {"made_by": f"erase {__version__}", "recipe": recipe, "scores": scores},
     }
     model = Model(transformer.cpu(), vae.cpu(), dict(images.names), about)
-    scores |= score_samples(model, instrument, images, config, excluded)
+    scores |= score_samples(model, instrument, images, config, excluded, work / "samples")
 
     def write() -> None:
         with replacing_folder(output) as folder:
@@ -228,13 +240,14 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
     return about
 
 
-def pack_at(output: Path, config: PretrainConfig) -> dict[str, Any] | None:
+def pack_at(output: Path, config: PretrainConfig, work: Path) -> dict[str, Any] | None:
     """What the finished pack of this recipe holds in its erase.json. Raises UserError if the folder is another's."""
     if (output / "erase.json").is_file():
         about: dict[str, Any] = read_json(output / "erase.json")
         different = changes(about["provenance"]["recipe"], config)
         if different:
             raise UserError(f"{output} holds a pack of another recipe; it differs in {', '.join(different)}")
+        shutil.rmtree(work, ignore_errors=True)
         return about
     if output.exists():
         raise UserError(f"{output} exists and is no pack; give another --output")
@@ -252,8 +265,8 @@ def make_instruments(
         vae, network = source.vae, load_instrument(source.folder / "classifier").network
         assert isinstance(network, Classifier)
     else:
-        vae = train_vae(images, config.vae, config, work / "vae.safetensors", key)
-        network = train_classifier(images, config.classifier, config, work / "classifier.safetensors", key)
+        vae = train_vae(images, config.vae, config, work / "vae", key)
+        network = train_classifier(images, config.classifier, config, work / "classifier", key)
     instrument, scores = fit_instrument(network, images, config.classifier.gate_keep)
     kept = {name: value for name, value in scores.items() if name.startswith("gate")}
     test = images.select(list(images.names), held_out=True)
@@ -266,27 +279,16 @@ def make_instruments(
     return vae, instrument, scores, kept
 
 
-@contextlib.contextmanager
-def one_temporary_folder() -> Iterator[Path]:
-    """The same one for all processes."""
-    path = Path(processes.on_main(tempfile.mkdtemp))
-    try:
-        yield path
-    finally:
-        if processes.is_main():
-            shutil.rmtree(path, ignore_errors=True)
-
-
 def score_samples(
-    model: Model, instrument: Instrument, images: ImageSet, config: PretrainConfig, excluded: list[int]
+    model: Model, instrument: Instrument, images: ImageSet, config: PretrainConfig, excluded: list[int], folder: Path
 ) -> dict[str, float]:
-    """RA and FID of the new model's own samples, for the record."""
+    """RA and FID of the new model's own samples, which are drawn into ``folder``, for the record."""
     classes = [label for label in model.classes if label not in excluded]
-    with one_temporary_folder() as folder:
-        sample_folder(model, folder, config.sample, classes, "sample", config.runtime.precision)
-        reference = statistics(instrument.read(images.batches(images.select(classes))).features)
-        reading = read_folder(instrument, folder, classes, config.sample.per_class)
-        row = score_reading(reading, classes, [], config.sample.per_class, reference, 0)
+    processes.on_main(lambda: drop_stale_samples(folder, model.key()))
+    sample_folder(model, folder, config.sample, classes, "sample", config.runtime.precision)
+    reference = statistics(instrument.read(images.batches(images.select(classes))).features)
+    reading = read_folder(instrument, folder, classes, config.sample.per_class)
+    row = score_reading(reading, classes, [], config.sample.per_class, reference, 0)
     halves = images.select(classes)
     features = [instrument.read(images.batches(halves[side::2])).features for side in (0, 1)]
     return {

@@ -89,7 +89,7 @@ def _together() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        raise PeerError("another process of this run has ended; the same command continues") from error
+        raise PeerError("another process of this run has ended") from error
 
 
 def mine(items: Iterable[Item]) -> Iterator[Item]:
@@ -194,6 +194,21 @@ def in_rounds(results: Iterable[Item]) -> Iterator[Item]:
     own = iter(results)
     while found := [value for value in gather(next(own, None)) if value is not None]:
         yield from found
+
+
+@contextlib.contextmanager
+def one_memory() -> Iterator[None]:
+    """Out of memory in one process inside is out of memory in all, so that all try again together."""
+    if count() == 1:
+        yield
+        return
+    failed = None
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        failed = error
+    if largest(failed is not None):
+        raise failed or torch.OutOfMemoryError("another process is out of memory")
 
 
 def largest(number: int) -> int:

@@ -1,9 +1,12 @@
-"""The folder of a run: whose it is, and whether there is space."""
+"""The folder of a run: whose it is, whether there is space, and what a killed process left in it."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import yaml
@@ -11,8 +14,13 @@ import yaml
 from .config import ResolvedConfig, as_mapping, changes
 from .errors import UserError
 from .files import write_text
+from .locks import LOCK, held
 from .model import Model
 from .presets import load_yaml
+
+BUSY = "another process is working in {output}; wait for it, or give another --output"
+MOMENTS = {"shared": 2, "dual": 4, "dual_plus": 6}  # of each weight
+TEMPORARY = re.compile(r"\..+\.([a-z0-9_]{8}(\.\w+)?|old-\d+)")  # of erase/files.py
 
 
 def check_folder(output: Path, config: ResolvedConfig) -> None:
@@ -24,15 +32,25 @@ def check_folder(output: Path, config: ResolvedConfig) -> None:
             if different:
                 keys = ", ".join(different)
                 raise UserError(f"{output} holds a run of another config; it differs in {keys}; give another --output")
-        elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+        elif output.exists() and (not output.is_dir() or any(not _ours(path.name) for path in output.iterdir())):
             raise UserError(f"{output} is there already and holds no run; give another --output")
     except OSError as error:
         raise UserError(f"cannot read the output folder {output}: {error.strerror}") from None
 
 
+def _ours(name: str) -> bool:
+    """Whether a run that has not come to its config yet leaves this in its folder."""
+    return name == LOCK or name.startswith(".config.yaml.")
+
+
+def finished(output: Path) -> bool:
+    return (output / "results.json").is_file()
+
+
 def claim_folder(output: Path, config: ResolvedConfig, need: int) -> None:
     """Makes the run folder with its config.yaml. Raises UserError if it cannot, or if under ``need`` bytes are free."""
     try:
+        sweep(output.rglob(".*"))
         write_text(output / "config.yaml", yaml.safe_dump(as_mapping(config), sort_keys=False, allow_unicode=True))
         free = shutil.disk_usage(output).free
     except OSError as error:
@@ -41,8 +59,60 @@ def claim_folder(output: Path, config: ResolvedConfig, need: int) -> None:
         raise UserError(f"{output} has {free >> 20} MiB free and the run needs about {need >> 20}; make space")
 
 
-def space_needed(model: Model, counts: Mapping[int, int]) -> int:
-    """Bytes of a run, roughly: weights, two moments for each optimizer, Fisher diagonals, the pack, two sample sets."""
+def space_needed(model: Model, counts: Mapping[int, int], policy: str) -> int:
+    """Bytes of a run, roughly: weights and moments of two states and of a third while it is written, Fisher diagonals,
+    the pack, two sample sets."""
     weights = sum(p.numel() * p.element_size() for p in model.transformer.parameters())
     images = 2 * sum(counts.values()) * model.image_size**2 * 3
-    return 9 * weights + images
+    return (3 * (1 + MOMENTS[policy]) + 4) * weights + images
+
+
+def sweep(paths: Iterable[Path]) -> None:
+    """Removes those that killed processes were writing. The caller holds the folder."""
+    for path in [path for path in paths if TEMPORARY.fullmatch(path.name)]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def redo_folder(output: Path, config: ResolvedConfig) -> Path:
+    """Where a finished run is redone, until it takes the old one's place; what is there of another config goes."""
+    place = _beside(output, "redone")
+    try:
+        check_folder(place, config)
+    except UserError:
+        shutil.rmtree(place)
+    return place
+
+
+def exchange(output: Path) -> None:
+    """Puts the redone run in the old one's place. A kill at any moment leaves one of them whole: see :func:`settle`."""
+    fresh, old = _beside(output, "redone"), _beside(output, "before")
+    if output.exists() and not old.exists():
+        os.replace(output, old)
+    os.replace(fresh, output)
+    shutil.rmtree(old)
+
+
+def settle(output: Path) -> bool:
+    """Ends an exchange that was cut short; whether a redone run has thereby come to its place.
+
+    Raises UserError if another process holds the folder.
+    """
+    fresh, old = _beside(output, "redone"), _beside(output, "before")
+    if not finished(fresh) and not old.exists():
+        return False
+    with held(output, BUSY.format(output=output)) if output.exists() else contextlib.nullcontext():
+        if finished(fresh):
+            exchange(output)
+            return True
+        if output.exists():
+            shutil.rmtree(old)  # the new one is there, the old one's removal was cut short
+            return True
+        os.replace(old, output)
+    return False
+
+
+def _beside(output: Path, what: str) -> Path:
+    return output.absolute().with_name(f".{output.absolute().name}.{what}")

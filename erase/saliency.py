@@ -9,18 +9,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from . import processes
 from .compiled import is_compiled
+from .room import Room
+from .signals import check
 
 FISHER_BATCH = 64
 
 PerSampleLoss = Callable[[Any], torch.Tensor]
 Tensors = dict[str, torch.Tensor]
+Made = TypeVar("Made")
 
 
 def fisher_diagonal(module: nn.Module, loss: PerSampleLoss, batches: Iterable[Any]) -> Tensors:
@@ -50,15 +53,10 @@ def fisher_diagonal(module: nn.Module, loss: PerSampleLoss, batches: Iterable[An
     try:
         for parameter in trained:
             parameter.requires_grad_(False)
+        room = Room("the Fisher diagonal")
         for batch in processes.mine(batches):
-            losses = loss(batch)
-            losses.sum().backward()
-            count += len(losses)
-            for name, hook in hooks.items():
-                for field, squares in hook.squares(len(losses)).items():
-                    full = f"{name}.{field}" if name else field
-                    if full in total:
-                        total[full] += squares
+            check()
+            count += _add_squares(total, hooks, loss, batch, room)
     finally:
         for hook in hooks.values():
             hook.remove()
@@ -67,6 +65,40 @@ def fisher_diagonal(module: nn.Module, loss: PerSampleLoss, batches: Iterable[An
         for parameter in frozen:
             parameter.requires_grad_(False)
     return _mean(total, count)
+
+
+def _add_squares(
+    total: Tensors,
+    hooks: dict[str, _LayerHook],
+    loss: PerSampleLoss,
+    batch: Any,
+    room: Room,
+    had: frozenset[str] = frozenset(),
+) -> int:
+    """Adds a batch's squares to ``total``, of all layers but those in ``had``; its number of samples.
+
+    Where memory runs out, the halves add what the whole has not added.
+    """
+    if room.size is not None and len(batch) > room.size:
+        return sum(_add_squares(total, hooks, loss, part, room, had) for part in batch.parts(room.size))
+    added = set(had)
+    try:
+        losses = loss(batch)
+        losses.sum().backward()
+        for name, hook in hooks.items():
+            squares = hook.squares(len(losses))
+            for field in squares if name not in had else ():
+                full = f"{name}.{field}" if name else field
+                if full in total:
+                    total[full] += squares[field]
+            added.add(name)
+        return len(losses)
+    except torch.OutOfMemoryError as error:
+        room.check(len(batch), error)
+    for hook in hooks.values():
+        hook.uses.clear()
+    room.halve(len(batch))
+    return _add_squares(total, hooks, loss, batch, room, frozenset(added))
 
 
 def fisher_by_loop(module: nn.Module, loss: PerSampleLoss, batches: Iterable[Any]) -> Tensors:
@@ -111,13 +143,16 @@ def _summed_gradient(
     """Gradient of the sum over all samples of these batches, and their number."""
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
-    count = 0
-    for batch in batches:
-        gradients = torch.autograd.grad(loss(batch) * len(batch), list(parameters.values()), allow_unused=True)
+    count, room = 0, Room("the mean gradient")
+    for part, gradients in _within(
+        room,
+        lambda part: torch.autograd.grad(loss(part) * len(part), list(parameters.values()), allow_unused=True),
+        batches,
+    ):
         for name, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
                 total[name] += gradient.float()
-        count += len(batch)
+        count += len(part)
     return total, count
 
 
@@ -134,12 +169,31 @@ def _mean(total: Tensors, count: int) -> Tensors:
 @torch.no_grad()
 def mean_loss(loss: PerSampleLoss, batches: Iterable[Any]) -> torch.Tensor:
     """Mean of the per-sample losses over all batches, 0-dim."""
-    found = [loss(batch) for batch in processes.mine(batches)]
+    found = [values for _, values in _within(Room("the mean loss"), loss, processes.mine(batches))]
     if processes.count() == 1:
         return torch.cat(found).mean()
     sums = itertools.chain.from_iterable(processes.gather([(v.double().sum().item(), len(v)) for v in found]))
     total, count = (sum(column) for column in zip(*sums, strict=True))
     return torch.tensor(total / count, dtype=torch.float32)
+
+
+def _within(room: Room, compute: Callable[[Any], Made], batches: Iterable[Any]) -> Iterator[tuple[Any, Made]]:
+    """Each batch, or part of one where memory does not hold the whole, with what ``compute`` gives for it."""
+    for batch in batches:
+        check()
+        if room.size is not None and len(batch) > room.size:
+            yield from _within(room, compute, batch.parts(room.size))
+            continue
+        made = None
+        try:
+            made = compute(batch)
+        except torch.OutOfMemoryError as error:
+            room.check(len(batch), error)
+        if made is not None:
+            yield batch, made
+        else:
+            room.halve(len(batch))
+            yield from _within(room, compute, [batch])
 
 
 def apply_mask(masked: Iterable[tuple[torch.nn.Parameter, torch.Tensor]]) -> None:

@@ -19,6 +19,8 @@ from .files import replacing
 from .model import NO_VAE, SCHEDULER, Model
 from .precision import autocast
 from .rng import image_seed
+from .room import Room
+from .signals import check_together, stopping
 
 DECODE_BATCH = 100
 WRITERS = 2  # threads that pack image files
@@ -152,18 +154,32 @@ def _ancestral_step(scheduler: Any, output: torch.Tensor, t: int, latents: torch
     return (mean + torch.exp(0.5 * log_variance) * draw()).to(latents.dtype)
 
 
+def latents_within(room: Room, model: Model, labels: Sequence[int], seeds: Sequence[int], *how: Any) -> torch.Tensor:
+    """As :func:`sample_latents`, drawn in parts that the device's memory holds: each image has its own generator."""
+
+    def attempt(size: int) -> torch.Tensor:
+        parts = [slice(start, start + size) for start in range(0, len(labels), size)]
+        return torch.cat([sample_latents(model, labels[part], seeds[part], *how) for part in parts])
+
+    return room.fit(len(labels), attempt)
+
+
 @torch.no_grad()
 def decode(model: Model, latents: torch.Tensor) -> torch.Tensor:
     """Scaled latents to images on the CPU: uint8, n x H x W x 3."""
     if model.vae is None:
         raise UserError(NO_VAE)
-    images = []
-    batch = max(1, min(DECODE_BATCH, DECODE_PIXELS // model.image_size**2))
-    for part in latents.split(batch):
-        pixels = model.vae.decode(part / model.vae.config.scaling_factor).sample
-        pixels = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-        images.append(pixels.permute(0, 2, 3, 1).cpu())
-    return torch.cat(images)
+    vae = model.vae
+
+    def attempt(size: int) -> torch.Tensor:
+        images = []
+        for part in latents.split(size):
+            pixels = vae.decode(part / vae.config.scaling_factor).sample
+            pixels = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+            images.append(pixels.permute(0, 2, 3, 1).cpu())
+        return torch.cat(images)
+
+    return Room("decoding", max(1, min(DECODE_BATCH, DECODE_PIXELS // model.image_size**2))).fit(len(latents), attempt)
 
 
 def sample(
@@ -175,9 +191,11 @@ def sample(
     sampler: str = "dpm++",
     precision: str = "auto",
     guidance_channels: str = "all",
+    room: Room | None = None,
 ) -> np.ndarray:
     """Images of these labels, one seed each (default: 0, 1, ...): uint8, n x H x W x 3, RGB.
 
+    ``room`` remembers from call to call how many at once the device's memory holds.
     Raises UserError for a label outside 0 .. num_classes (num_classes is the null label), or seeds of another number.
     """
     seeds = range(len(labels)) if seeds is None else seeds
@@ -189,7 +207,7 @@ def sample(
     if not len(labels):
         return np.zeros((0, model.image_size, model.image_size, 3), dtype=np.uint8)
     how = (guidance_scale, steps, sampler, precision, guidance_channels)
-    return decode(model, sample_latents(model, labels, seeds, *how)).numpy()
+    return decode(model, latents_within(room or Room("sampling"), model, labels, seeds, *how)).numpy()
 
 
 def image_path(folder: Path, label: int, number: int) -> Path:
@@ -207,8 +225,10 @@ def sample_folder(
     """Fills ``folder/CCCC/IIIII.png`` with ``config.per_class`` images of each class, or as many as ``classes`` says.
 
     Files already there are kept. A file depends on the class, its number and its block's other images alone. Several
-    processes share whole blocks, and each returns when all files are there.
+    processes share whole blocks, and each returns when all files are there. Raises Interrupted after a signal, when the
+    blocks that were drawn are written.
     """
+    room = Room("sampling")
     how = (config.guidance_scale, config.steps, config.sampler, precision, config.guidance_channels)
     counts = classes if isinstance(classes, Mapping) else dict.fromkeys(classes, config.per_class)
     whole = blocks(counts, config.block, config.retain_total is not None)
@@ -219,8 +239,10 @@ def sample_folder(
     def drawn() -> Iterator[tuple[list[Path], np.ndarray]]:
         for block in own:
             paths = [image_path(folder, label, number) for label, number in block]
+            if stopping():
+                return
             seeds = [image_seed(config.seed, label, number) for label, number in block]
-            yield paths, sample(model, [label for label, _ in block], seeds, *how)
+            yield paths, sample(model, [label for label, _ in block], seeds, *how, room=room)
 
     missing = processes.on_main(left)
     own = processes.dealt(missing, len)
@@ -228,7 +250,7 @@ def sample_folder(
     with tqdm(total=done + sum(map(len, own)), initial=done, desc=title, unit="image") as bar:
         for (paths, _), _ in ahead(_write_images, drawn(), WRITERS):  # files are packed while the next are drawn
             bar.update(len(paths))
-    processes.barrier()
+    check_together()  # also waits for the others' files
 
 
 def _write_images(block: tuple[list[Path], np.ndarray]) -> None:

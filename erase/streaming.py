@@ -12,6 +12,7 @@ from .ahead import ahead, cores
 from .extractors import Extracted, Extractor
 from .metrics.moments import Moments
 from .pictures import Pictures, different_sizes, spans
+from .signals import check
 
 
 def batch_size(extractor: Extractor, asked: int | None) -> int:
@@ -53,6 +54,7 @@ def extract(
     threads = workers(extractor)
     depth = 2 * threads if cuda else threads  # on a CPU what waits only pushes the rest out of its cache
     for (number, start, _), (made, shape) in ahead(make, items, threads, depth):
+        check()
         first = shapes.setdefault(number, shape)
         if first[2:] != shape[2:]:
             name = sets[number].files[start] if sets[number].files else sets[number].name

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import json
+import math
 import os
 import re
-from collections.abc import Callable, Generator, Mapping
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,17 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from tqdm import tqdm
 
-from . import processes
+from . import processes, signals
 from .ahead import ahead
 from .config import ObjectiveConfig, RuntimeConfig, UnlearnConfig
 from .data.latents import Batch, LatentStream
-from .errors import UserError
-from .files import write_text
+from .errors import StoppedError, UserError
 from .gradient import Backward, Take
 from .methods import Method
 from .optim import Shared, scheduled
 from .precision import chosen
-from .state import load_state, save_state
-
-FLUSH_EVERY = 20
+from .state import is_finite, load_state, save_state
+from .steplog import UNLEARNING, BadNumberError, StepLog, numbers
 
 
 def check_runtime(runtime: RuntimeConfig) -> None:
@@ -71,8 +70,9 @@ class Trainer:
 
     ``streams`` gives each objective its batches and ``plan`` the rounds. ``average`` keeps an exponential moving
     average of the weights with that decay. At most ``micro_batch`` samples go through the module at once. State is
-    saved to ``state`` under ``key`` and continued from; one line a step goes to ``metrics``. ``watch`` is called with
-    the number of steps taken after each.
+    saved to the folder ``state`` under ``key`` and continued from; one line a step goes to ``metrics``. ``watch`` is
+    called with the number of steps taken, at the start and after each. Up to ``bad_steps`` steps whose loss or gradient
+    is not finite are skipped; ``advice`` is what is said of one too many.
     """
 
     def __init__(
@@ -90,16 +90,18 @@ class Trainer:
         average: float | None = None,
         micro_batch: int | None = None,
         watch: Callable[[int], None] | None = None,
+        bad_steps: int = 0,
+        advice: str = UNLEARNING,
     ) -> None:
         self.accelerator, self.module, self.method, self.policy = accelerator, module, method, policy
         self.streams, self.plan, self.state, self.key = streams, plan, state, key
-        self.metrics, self.save_every, self.decay = metrics, save_every, average
-        self.watch = watch
+        self.save_every, self.decay, self.watch, self.bad_steps = save_every, average, watch, bad_steps
+        self.log = StepLog(accelerator, metrics, advice)
+        self.skipped = torch.zeros((), dtype=torch.int64)
         self.joint = (plan.update or method.updates[0]) == "joint"
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.backward = Backward(accelerator, method, self.parameters, micro_batch)
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if average else {}
-        self.pending: list[dict[str, Any]] = []
 
     def steps(self) -> list[tuple[int, str]]:
         """Every step of the run as (round, objective), in order."""
@@ -114,34 +116,68 @@ class Trainer:
         return order
 
     def run(self, title: str = "unlearn") -> None:
-        """All steps, from the saved state if there is one."""
+        """All steps, from the saved state if there is one.
+
+        Raises BadNumberError for a number that is not finite; no such state is saved. Raises Interrupted, the state
+        saved, after a signal.
+        """
         total = len(self.steps())
-        weights: dict[str, torch.Tensor] = {
+        done = start = self._load()
+        show = self.accelerator.is_main_process
+        try:
+            self._look(done)
+            with closing(self.walk(start)) as rows:
+                bar = tqdm(rows, desc=title, initial=start, total=total, unit="step", disable=not show)
+                for row in bar:
+                    loss = self.log.add(row)
+                    if loss is not None:
+                        bar.set_postfix({row["objective"]: f"{loss:.4f}"})
+                    done = row["step"] + 1
+                    signals.check_together()
+                    self._look(done)
+                    if done % self.save_every == 0 and done < total:
+                        self._save(done)
+        except signals.Interrupted:
+            self._save(done)
+            raise
+        except BadNumberError:
+            self.log.flush()
+            raise
+        if done > start:
+            self._save(done)
+
+    def _look(self, done: int) -> None:
+        if self.watch is not None:
+            self.watch(done)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """All tensors that the steps change, but for the optimizers' own."""
+        return {
             **self.parameters,
             **{f"average/{name}": tensor for name, tensor in self.average.items()},
             **{f"method/{name}": tensor for name, tensor in self.method.state().items()},
+            "skipped": self.skipped,
         }
-        start = load_state(self.state, self.key, weights, self.policy.optimizers)
-        processes.on_main(lambda: self._trim_metrics(start))
-        show = self.accelerator.is_main_process
-        with closing(self.walk(start)) as rows:
-            bar = tqdm(rows, desc=title, initial=start, total=total, unit="step", disable=not show)
-            for row in bar:
-                self.pending.append(row)
-                if len(self.pending) >= FLUSH_EVERY:
-                    bar.set_postfix({row["objective"]: f"{self._flush():.4f}"})
-                done = row["step"] + 1
-                if self.watch is not None:
-                    self.watch(done)
-                if done % self.save_every == 0 and done < total:
-                    self._flush()
-                    self._save(done, weights)
-        self._flush()
-        self._save(total, weights)
 
-    def _save(self, step: int, weights: dict[str, torch.Tensor]) -> None:
-        """State after ``step`` steps, the same on all processes."""
-        processes.on_main(lambda: save_state(self.state, step, self.key, weights, self.policy.optimizers))
+    def _save(self, done: int) -> None:
+        """The state after ``done`` steps, its rows first. Raises BadNumberError rather than save what is not finite."""
+        self.log.flush(sync=True)
+        if not is_finite(self._weights(), self.policy.optimizers):
+            raise self.log.bad("a weight or an optimizer's moment is not finite", done - 1, self.steps()[done - 1][1])
+        processes.on_main(lambda: save_state(self.state, done, self.key, self._weights(), self.policy.optimizers))
+
+    def _load(self) -> int:
+        """Takes up the saved state; the number of its steps."""
+
+        def load(last: int | None) -> int:
+            return load_state(self.state, self.key, self._weights(), self.policy.optimizers, last)
+
+        # a state is of no use without its rows
+        start = processes.on_main(lambda: load(None if self.log.path is None else self.log.steps()))
+        if not processes.is_main() and load(start) != start:
+            raise StoppedError(f"not every process can read {self.state}; it must be on storage that all see")
+        processes.on_main(lambda: self.log.trim(start))
+        return start
 
     def walk(self, start: int = 0) -> Generator[dict[str, Any], None, None]:
         """Takes the steps from number ``start`` on, and gives what each did; its numbers are still on the device.
@@ -164,7 +200,10 @@ class Trainer:
                     row = self.joint_step(round_, batches)
                 else:
                     row = self.step(round_, objective, batches[objective])
-                self._follow(drawn)
+                if "skipped" in row:
+                    self._skip(step, objective, row)
+                else:
+                    self._follow(drawn)
                 drawn += len(batches)
                 yield {"step": step, "round": round_, "objective": objective, **row}
 
@@ -182,8 +221,11 @@ class Trainer:
         lr, weight = self._scheduled(objective, round_)
         loss = self.backward(objective, {objective: batch}, weight)
         norm = self._clip(objective)
+        row = {"loss": loss, "grad_norm": norm, "lr": lr, "weight": weight}
+        if not self._good(loss, norm):
+            return {**row, "skipped": True}
         self.policy.step(objective, lr)
-        return {"loss": loss, "grad_norm": norm, "lr": lr, "weight": weight, **self.method.report(objective)}
+        return {**row, **self.method.report(objective)}
 
     def joint_step(self, round_: int, batches: Mapping[str, Batch]) -> dict[str, Any]:
         """One step with both gradients at the same weights: summed under one state, else each by its own.
@@ -200,16 +242,41 @@ class Trainer:
             gradients = {"forget": list(torch._foreach_add(gradients["forget"], gradients["retain"]))}
         row: dict[str, Any] = {"loss": take.losses["forget"], "lr": rates["forget"][0]}
         for side, gradient in gradients.items():
-            for parameter, part in zip(self.parameters.values(), gradient, strict=True):
-                parameter.grad = part
+            self._put(gradient)
             name = "grad_norm" if side == "forget" else f"{side}_grad_norm"
             row[name] = self._clip(side)
-            self.policy.step(side, rates[side][0])
             if side != "forget":
                 row[f"{side}_lr"] = rates[side][0]
-        self.method.after_step(batches, rates["forget"][0], self.backward.evaluate)
         parts = {f"{side}_loss": loss for side, loss in take.losses.items() if side != "forget"}
+        if not self._good(*(value for value in (*row.values(), *parts.values()) if isinstance(value, torch.Tensor))):
+            return {**row, **parts, "skipped": True}
+        for side, gradient in gradients.items():
+            self._put(gradient)
+            self.policy.step(side, rates[side][0])
+        self.method.after_step(batches, rates["forget"][0], self.backward.evaluate)
         return {**row, **parts, **self.method.report("joint")}
+
+    def _put(self, gradient: Sequence[torch.Tensor]) -> None:
+        for parameter, part in zip(self.parameters.values(), gradient, strict=True):
+            parameter.grad = part
+
+    def _good(self, *values: torch.Tensor) -> bool:
+        """Whether a step with these numbers is to be taken. On a GPU that is asked only where steps may be skipped, for
+        each answer waits for the device; elsewhere the log finds a bad number before a state is saved."""
+        if self.accelerator.device.type != "cpu" and not self.bad_steps:
+            return True
+        return bool(torch.stack([value.detach().float() for value in values]).isfinite().all())
+
+    def _skip(self, step: int, objective: str, row: Mapping[str, Any]) -> None:
+        """Counts a step that was not taken. Raises BadNumberError for one too many."""
+        self.skipped += 1
+        found = numbers(row)
+        what = next(f"{k} is {v}" for k, v in found.items() if isinstance(v, float) and not math.isfinite(v))
+        if int(self.skipped) > self.bad_steps:
+            raise self.log.bad(what, step, objective)
+        if processes.is_main():
+            counted = f"{int(self.skipped)} of {self.bad_steps}"
+            tqdm.write(f"step {step} ({objective}) skipped: {what}; {counted}", file=sys.stderr)
 
     def _scheduled(self, objective: str, round_: int) -> tuple[float, float]:
         settings: ObjectiveConfig = getattr(self.plan, objective)
@@ -235,37 +302,3 @@ class Trainer:
         with torch.no_grad():
             for name, tensor in self.average.items():
                 self.parameters[name].copy_(tensor)
-
-    def _flush(self) -> float:
-        """Writes the pending rows; the last loss."""
-        rows = [{k: v.item() if isinstance(v, torch.Tensor) else v for k, v in row.items()} for row in self.pending]
-        self.pending.clear()
-        if not rows:
-            return 0.0
-        for row in rows:
-            if self.accelerator.trackers:
-                values = {k: v for k, v in row.items() if isinstance(v, float)}
-                self.accelerator.log({f"{row['objective']}/{k}": v for k, v in values.items()}, step=row["step"])
-            bad = [k for k, value in row.items() if isinstance(value, float) and value - value != 0]
-            if bad:
-                side = "retain" if row["objective"] == "retain" else "forget"
-                raise FloatingPointError(
-                    f"{bad[0]} is {row[bad[0]]} at step {row['step']} ({row['objective']}); "
-                    f"try a lower unlearn.{side}.lr"
-                )
-        if self.metrics is not None and self.accelerator.is_main_process:
-            with self.metrics.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
-        return float(rows[-1]["loss"])
-
-    def _trim_metrics(self, start: int) -> None:
-        """Drops rows that a stopped run wrote after its last saved state."""
-        if self.metrics is None or not self.metrics.exists():
-            return
-        kept = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                kept += [line + "\n"] if json.loads(line)["step"] < start else []
-            except (ValueError, KeyError):
-                continue
-        write_text(self.metrics, "".join(kept))

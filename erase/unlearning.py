@@ -22,6 +22,7 @@ from .data.split import Split, encode_split
 from .dit import time_shift
 from .files import cache_folder, digest, read_json, read_tensors, write_json, write_tensors
 from .labels import find_forget
+from .locks import held
 from .methods import Method
 from .model import ORIGINAL_NOTE, Model, load_model, save_model, weights_key
 from .optim import make_policy
@@ -31,23 +32,36 @@ from .presets import config_hash, family_of, output_folder, resolve, with_classe
 from .report.card import model_card
 from .report.grid import draw_grid, grid_classes
 from .results import score
-from .runfolder import check_folder, claim_folder, space_needed
+from .runfolder import (
+    BUSY,
+    check_folder,
+    claim_folder,
+    exchange,
+    finished,
+    redo_folder,
+    settle,
+    space_needed,
+)  # fmt: skip
 from .sampling import sample_folder
-from .snapshots import snapshot_folder, take_snapshot
+from .signals import check_together
+from .snapshots import take_snapshot
 from .stage import Stage, preflight, raise_gate
 from .trainer import Trainer, make_accelerator
+from .warned import warnings_of
 
 
-def run(request: RunConfig, words: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def run(request: RunConfig, words: Mapping[str, Any] | None = None, force: bool = False) -> dict[str, Any]:
     """Makes a model forget classes and measures it; what ``results.json`` holds.
 
-    A finished run of the same config is returned as it is, an unfinished one continued. Raises UserError for anything
-    the user can mend.
+    A finished run of the same config is returned as it is (``force``: redone beside, and put in its place), an
+    unfinished one continued. Raises UserError for anything the user can mend.
     """
-    return run_in_folder(request, words)[0]
+    return run_in_folder(request, words, force)[0]
 
 
-def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], Path]:
+def run_in_folder(
+    request: RunConfig, words: Mapping[str, Any] | None = None, force: bool = False
+) -> tuple[dict[str, Any], Path]:
     """As :func:`run`; also the run folder."""
     started = time.monotonic()
     config = resolve(request, words)
@@ -56,12 +70,41 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
     forget = find_forget(config.forget, model.labels)
     config = with_classes(config, forget)
     output = output_folder(request, config, forget)
-    finished = processes.on_main(lambda: results_of(output, config))
-    if finished is not None:
-        return finished, output
-
+    again, results = processes.on_main(lambda: standing(output, config, force))
+    if results is not None:
+        return results, output
     stage = preflight(config, model)
-    processes.on_main(lambda: claim_folder(output, config, space_needed(model, stage.counts)))
+    with held(output, BUSY.format(output=output)):
+        need = space_needed(model, stage.counts, config.optimizer.policy)
+        place = processes.on_main(lambda: claim(output, config, need, again))
+        if place is None:  # by another run, a moment ago
+            return processes.on_main(lambda: finished_results(output, config)), output
+        results = forget_classes(config, model, stage, forget, place, started)
+        if place != output:
+            processes.on_main(lambda: exchange(output))
+    return results, output
+
+
+def standing(output: Path, config: ResolvedConfig, force: bool) -> tuple[bool, dict[str, Any] | None]:
+    """Whether a finished run is to be redone, and the results of one that is not. Raises UserError for another's."""
+    again = force and not settle(output)
+    check_folder(output, config)
+    return again, finished_results(output, config) if finished(output) and not again else None
+
+
+def claim(output: Path, config: ResolvedConfig, need: int, again: bool) -> Path | None:
+    """The folder to run in, made the run's own; None if the run is finished."""
+    if finished(output) and not again:
+        return None
+    place = redo_folder(output, config) if finished(output) else output
+    claim_folder(place, config, need)
+    return place
+
+
+def forget_classes(
+    config: ResolvedConfig, model: Model, stage: Stage, forget: list[int], output: Path, started: float
+) -> dict[str, Any]:
+    """The run itself, in the folder ``output``: each phase takes up what is there of it."""
     seconds: dict[str, float] = {}
     before = weights_key(model.transformer)
     accelerator = make_accelerator(config.runtime, output)
@@ -93,13 +136,14 @@ def run_in_folder(request: RunConfig, words: Mapping[str, Any] | None = None) ->
         with compiled(model.transformer, config.runtime.compile):
             sample_folder(model, folder, config.sample, stage.counts, "sample erased", precision)
 
+    check_together()
     with timed(seconds, "score"):
         results = score(config, model, stage, forget, output, original)
 
     results = processes.on_main(lambda: finish(config, model, stage, forget, output, before, results, seconds, started))
     if config.runtime.tracker:
         accelerator.end_training()
-    return results, output
+    return results
 
 
 def finish(
@@ -123,12 +167,18 @@ def finish(
     note = "" if time_shift(model.transformer) else ORIGINAL_NOTE
     model.card = model_card(results, weights_key(model.transformer), before, about.get("forgotten", []), note)
     save_model(model, output / "model")
+    results["warnings"] = warnings_of(results, output / "metrics.jsonl")
     seconds["total"] = time.monotonic() - started
     results["seconds"] = {key: round(value, 2) for key, value in seconds.items()}
     write_json(output / "results.json", results)
+    return finished_results(output, config)
+
+
+def finished_results(output: Path, config: ResolvedConfig) -> dict[str, Any]:
+    """What ``results.json`` holds; the state, of no more use, goes."""
     if not config.runtime.keep_state:
         shutil.rmtree(output / "state", ignore_errors=True)
-    return results
+    return dict(read_json(output / "results.json"))
 
 
 def place_originals(original: Path, model: Model, samples: Path, counts: Mapping[int, int]) -> None:
@@ -142,13 +192,6 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     begin = time.monotonic()
     yield
     seconds[name] = seconds.get(name, 0.0) + time.monotonic() - begin
-
-
-def results_of(output: Path, config: ResolvedConfig) -> dict[str, Any] | None:
-    """The results of a finished run of this config. Raises UserError if the folder is another's."""
-    check_folder(output, config)
-    path = output / "results.json"
-    return dict(read_json(path)) if path.is_file() else None
 
 
 def unlearn(
@@ -170,15 +213,15 @@ def unlearn(
         make_policy(config.optimizer, model.transformer.parameters()),
         {side: split.training(side, config) for side in ("forget", "retain")},
         config.unlearn,
-        output / "state" / "trainer.safetensors",
+        output / "state",
         key,
         output / "metrics.jsonl",
         config.runtime.save_every,
         config.unlearn.average,
         config.runtime.micro_batch,
         partial(watch, config, model, output),
+        config.runtime.bad_steps,
     )
-    watch(config, model, output, 0)
     if config.runtime.checkpointing:
         model.transformer.enable_gradient_checkpointing()
     with compiled(model.transformer, config.runtime.compile):
@@ -197,11 +240,9 @@ def check_equal(model: Model) -> None:
 
 
 def watch(config: ResolvedConfig, model: Model, output: Path, step: int) -> None:
-    """A snapshot before the first step and every ``runtime.snapshot_every`` steps."""
+    """A snapshot before the first step and every ``runtime.snapshot_every`` steps; what is there of it is kept."""
     every = config.runtime.snapshot_every
-    if every is None or step % every:
-        return
-    if not processes.on_main(snapshot_folder(output, step).is_dir):
+    if every is not None and step % every == 0:
         forget = [int(label) for label in config.forget]
         other = next(label for label in model.classes if label not in forget)
         take_snapshot(model, config, [*forget, other], output, step)

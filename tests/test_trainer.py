@@ -14,6 +14,7 @@ from erase.methods.finetune import Finetune
 from erase.methods.sfron import Options as SfronOptions
 from erase.methods.sfron import SFRon
 from erase.optim import make_policy
+from erase.steplog import BadNumberError
 from erase.task import DiffusionTask
 from erase.trainer import Trainer, check_runtime, make_accelerator
 
@@ -59,7 +60,7 @@ def make_trainer(folder, policy="dual", stop=None, average=None, plan=PLAN, key=
     folder.mkdir(exist_ok=True)
     return Trainer(
         make_accelerator(CPU), transformer, method, make_policy(OptimizerConfig(policy), transformer.parameters()),
-        streams, plan, folder / "state.safetensors", key, folder / "metrics.jsonl", save_every, average,
+        streams, plan, folder / "state", key, folder / "metrics.jsonl", save_every, average,
     )  # fmt: skip
 
 
@@ -160,11 +161,55 @@ def test_a_state_of_another_config_is_not_continued(tmp_path):
     assert rows(tmp_path) == []
 
 
-def test_a_damaged_state_is_named(tmp_path):
-    trainer = make_trainer(tmp_path)
-    (tmp_path / "state.safetensors").write_bytes(b"broken")
-    with pytest.raises(UserError, match=r"state\.safetensors is damaged .*; delete it to start again"):
-        trainer.run()
+def broken(path, how):
+    """Truncates a file, or turns one bit in its last tensor, which leaves it readable."""
+    content = bytearray(path.read_bytes())
+    if how == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        content[-3] ^= 1
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["cut", "bit"])
+def test_a_damaged_state_is_named_and_the_one_before_it_taken(whole, tmp_path, capsys, how):
+    with pytest.raises(StopError):
+        make_trainer(tmp_path, stop=13, save_every=6, average=0.9).run()
+    states = sorted((tmp_path / "state").iterdir())
+    assert [path.name for path in states] == ["step-00000018.safetensors", "step-00000024.safetensors"]
+    broken(states[1], how)
+    rest = make_trainer(tmp_path, average=0.9)
+    first = []
+    rest.watch = first.append
+    rest.run()
+    said = [line for line in capsys.readouterr().err.splitlines() if "damaged" in line]
+    assert len(said) == 1
+    assert "step-00000024.safetensors is damaged" in said[0]
+    assert first[0] == 18
+    assert same(weights_of(rest.module), weights_of(whole["dual"][0].module))
+    assert same(rest.average, whole["dual"][0].average)
+    assert (tmp_path / "metrics.jsonl").read_text() == (whole["dual"][1] / "metrics.jsonl").read_text()
+
+
+def test_a_state_whose_rows_are_gone_is_not_taken(whole, tmp_path):
+    with pytest.raises(StopError):
+        make_trainer(tmp_path, stop=13, save_every=6).run()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_text("".join(lines[:20]))
+    rest, first = make_trainer(tmp_path), []
+    rest.watch = first.append
+    rest.run()
+    assert first[0] == 18
+    assert (tmp_path / "metrics.jsonl").read_text() == (whole["dual"][1] / "metrics.jsonl").read_text()
+
+
+def test_both_states_damaged_is_a_new_start(whole, tmp_path):
+    with pytest.raises(StopError):
+        make_trainer(tmp_path, stop=13, save_every=6).run()
+    for path in (tmp_path / "state").iterdir():
+        broken(path, "bit")
+    make_trainer(tmp_path).run()
+    assert (tmp_path / "metrics.jsonl").read_text() == (whole["dual"][1] / "metrics.jsonl").read_text()
 
 
 def test_metrics_of_a_killed_process_are_trimmed(whole, tmp_path):
@@ -262,7 +307,10 @@ def test_a_loss_that_is_no_number_stops_the_run_and_is_not_saved(tmp_path, bad):
 
     Bad.bad = bad
     trainer = make_trainer(tmp_path, method=Bad, save_every=4)
-    with pytest.raises(FloatingPointError, match=r"at step 9 \(retain\); try a lower unlearn\.retain\.lr"):
+    with pytest.raises(
+        BadNumberError,
+        match=r"loss is (nan|inf) at step 9 \(retain\); try a lower unlearn\.retain\.lr.*runtime\.bad_steps=N",
+    ):
         trainer.run()
     again = make_trainer(tmp_path, method=Bad, save_every=4, stop=0)
     with pytest.raises(StopError):

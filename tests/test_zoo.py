@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from erase import steplog
 from erase import trainer as trainer_module
 from erase.beforehand import prepare
 from erase.config import RunConfig, RuntimeConfig
@@ -114,7 +115,7 @@ def test_no_forget_pass_touches_the_null_label_and_both_classes_are_forgotten(tm
 )
 def test_a_stopped_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch, name, policy):
     """EUPMU's weight is part of the state."""
-    monkeypatch.setattr(trainer_module, "FLUSH_EVERY", 1)
+    monkeypatch.setattr(steplog, "FLUSH_EVERY", 1)
     _, whole = go_saving(tmp_path / "whole", name, policy)
     taken = []
     with pytest.MonkeyPatch.context() as patch:

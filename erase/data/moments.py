@@ -17,6 +17,7 @@ from .. import processes
 from ..ahead import ahead, cores
 from ..errors import UserError
 from ..files import cache_folder, digest, read_tensors, write_tensors
+from ..signals import check
 from .images import ImageSet
 
 SHARD = 64  # images of one class in a file
@@ -147,6 +148,7 @@ def _encode(vae: Any, images: ImageSet, indices: np.ndarray, shards: list[Shard]
     bad = 0
     with tqdm(total=len(queue), desc="encode", unit="image", disable=len(queue) < 2000) as bar:
         for positions, (pixels, good) in ahead(_reader(images, indices), _batches(queue), max(2, cores())):
+            check()
             bad += int((~good).sum())
             if bad > BAD_SHARE * len(indices):
                 break  # the shards that are whole stay

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import locks
 from ..errors import UserError
 from ..files import cache_folder, read_json, write_text
 from .plan import Cell, Line, Plan
@@ -23,21 +24,11 @@ SCORES = ("fa", "fa_top1", "not_an_image", "ra", "fid")
 def held(folder: Path) -> Iterator[None]:
     """Makes a table's folder and holds it against a second table that would run the same cells."""
     work = folder / "cells"
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        (work / ".gitignore").write_text("*\n", encoding="utf-8")
-        handle = (work / "lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write the output folder {folder}: {error.strerror}") from None
-    with handle:
+    with locks.held(work, f"another table is being run in {folder}; wait for it, or use --render"):
         try:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # no such lock on Windows
-            pass
-        except OSError:
-            raise UserError(f"another table is being run in {folder}; wait for it, or use --render") from None
+            (work / ".gitignore").write_text("*\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write the output folder {folder}: {error.strerror}") from None
         yield
 
 

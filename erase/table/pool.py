@@ -18,6 +18,8 @@ from typing import Any, Protocol, cast
 
 import torch
 
+from ..signals import Interrupted, check, graceful
+
 
 class Task(Protocol):
     @property
@@ -25,7 +27,8 @@ class Task(Protocol):
 
 
 Work = Callable[[Any], dict[str, Any]]
-PATIENCE = 20.0  # seconds that a process has to end after it was told to
+PATIENCE = 60.0  # seconds that a process has to finish its step and save after it was told to end
+POLL = 0.5  # seconds between two looks at whether a signal has arrived
 Results = Generator[tuple[Any, dict[str, Any]], None, None]
 Runner = Callable[[Work, Sequence[Any], int, int], Results]
 
@@ -40,6 +43,7 @@ def processes(work: Work, tasks: Sequence[Any], jobs: int, threads: int) -> Resu
     free = deque(gpu for gpu, _ in zip(itertools.cycle(gpus()), range(jobs), strict=False))
     try:
         while waiting or running:
+            check()
             while waiting and len(running) < jobs:
                 task = waiting.pop(0)
                 ours, theirs = context.Pipe(duplex=False)
@@ -49,7 +53,9 @@ def processes(work: Work, tasks: Sequence[Any], jobs: int, threads: int) -> Resu
                     process.start()
                 theirs.close()
                 running[ours] = task, process, gpu
-            for ready in wait(list(running)):
+            while not (found := wait(list(running), POLL)):
+                check()
+            for ready in found:
                 task, process, gpu = running[ready]
                 try:
                     result = cast(Connection, ready).recv()
@@ -106,14 +112,17 @@ def _child(connection: Connection, work: Work, task: Any, gpu: str | None) -> No
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when CUDA is first used
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, after it has heard of it
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # not its default, so that we tidy up
     threading.Thread(target=_follow_parent, daemon=True).start()
     if task.log is not None:
         task.log.parent.mkdir(parents=True, exist_ok=True)
         with task.log.open("w") as file:
             for stream in (sys.stdout, sys.stderr):
                 os.dup2(file.fileno(), stream.fileno())
-    connection.send(attempt(work, task))
+    with graceful():
+        try:
+            connection.send(attempt(work, task))
+        except Interrupted as stop:
+            sys.exit(stop.code)
 
 
 def _follow_parent() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ def render(plan: Plan, cells: Sequence[Standing], folder: Path, stem: str) -> Co
     content = {"title": config.title, "kind": config.kind, "config": as_mapping(config), **KINDS[config.kind](lines)}
     content["left_out"] = plan.left_out
     content["failed"] = {cell.name: cell.entry["error"] for cell in cells if cell.state == "failed"}
+    warned = {c.name: c.entry["warnings"] for c in cells if c.state == "done" and c.entry.get("warnings")}
+    content |= {"warnings": warned} if warned else {}
     content |= {state: sum(cell.state == state for cell in cells) for state in ("done", "stale", "missing")}
     content = compact(content)
     text = f"# {config.title}\n\n" if config.title else ""
@@ -109,6 +112,10 @@ def _sensitivity(content: Content) -> str:
 def _notes(content: Content, cells: int) -> list[str]:
     notes = [f"Left out: {row}: {why}." for row, why in content["left_out"].items()]
     notes += [f"Failed: {name}: {error}" for name, error in content["failed"].items()]
+    if content.get("warnings"):
+        kinds = Counter(text.split(":")[0] for texts in content["warnings"].values() for text in texts)
+        shown = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
+        notes.append(f"{len(content['warnings'])} of {cells} cells carry a warning: {shown}; the JSON names them.")
     for state, why in (("missing", "not run yet"), ("stale", "made by code that gave other numbers, and not shown")):
         notes += [f"{content[state]} of {cells} cells are {state}: {why}."] if content[state] else []
     return notes

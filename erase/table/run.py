@@ -97,7 +97,8 @@ def _told(name: str, entry: Entry) -> str:
         f"{title} {_value(before[key], factor)} -> {_value(after[key], factor)}{unit}"
         for title, key, factor, unit in (("FA", "fa", 100, " %"), ("RA", "ra", 100, " %"), ("FID", "fid", 1, ""))
     ]
-    return f"{name}: {', '.join(texts)}, {entry['seconds'].get('total', 0):.0f} s"
+    notes = "".join(f"; {note}" for note in entry.get("warnings", []))
+    return f"{name}: {', '.join(texts)}, {entry['seconds'].get('total', 0):.0f} s{notes}"
 
 
 def _value(value: float | None, factor: int) -> str:

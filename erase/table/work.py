@@ -77,7 +77,8 @@ def do_cell(task: CellTask) -> dict[str, Any]:
     peak = None if again else peak_memory(results["device"] != "cpu")
     prune(task.folder, task.keep)
     sides = {side: {name: results["models"][side][name] for name in SCORES} for side in ("original", "erased")}
-    return {**sides, "seconds": results["seconds"], "peak_memory": peak, "error": None, "versions": results["versions"]}
+    about = {"seconds": results["seconds"], "peak_memory": peak, "error": None, "versions": results["versions"]}
+    return {**sides, **about, **({"warnings": results["warnings"]} if results.get("warnings") else {})}
 
 
 def do_golden(batch: GoldenBatch) -> dict[str, Any]:
