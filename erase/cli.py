@@ -73,10 +73,9 @@ def _terminate(number: int, frame: Any) -> None:
 def _again() -> str:
     """The line that continues."""
     name = ["python", "-m", "erase"] if os.path.basename(sys.argv[0]) == "__main__.py" else ["erase"]
-    many = (
-        ["torchrun", "--nproc_per_node", os.environ.get("LOCAL_WORLD_SIZE", "1"), *name[1:]] if launched() > 1 else name
-    )
-    return f"to continue: {shlex.join([*many, *sys.argv[1:]])}"
+    if launched() > 1:
+        name = ["torchrun", "--nproc_per_node", os.environ.get("LOCAL_WORLD_SIZE", "1"), *name[1:]]
+    return f"to continue: {shlex.join([*name, *sys.argv[1:]])}"
 
 
 def _fail(line: str, code: int) -> None:
