@@ -1,11 +1,15 @@
 """The one loop: order, stopping and continuing, masks, averages, and what it refuses to go on with."""
 
+import dataclasses
 import json
+import os
+import signal
 import threading
 
 import pytest
 import torch
 
+from erase import signals
 from erase.config import ObjectiveConfig, OptimizerConfig, RuntimeConfig, UnlearnConfig
 from erase.diffusion import Schedule
 from erase.errors import UserError
@@ -317,6 +321,115 @@ def test_a_loss_that_is_no_number_stops_the_run_and_is_not_saved(tmp_path, bad):
         again.run()
     assert all(weight.isfinite().all() for weight in weights_of(again.module).values())
     assert [row["step"] for row in rows(tmp_path)] == list(range(8))
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_bad_steps_are_skipped_counted_and_written_down(tmp_path, joint, capsys):
+    """The run goes on as if the step had not been; one more than allowed stops it, also across a stop."""
+
+    class Twice(Turns):
+        def reduce(self, objective, values):
+            self.count = getattr(self, "count", -1) + 1
+            return values.mean() * (float("inf") if self.count in (3, 9) else 1.0)
+
+    plan = dataclasses.replace(PLAN, update="joint") if joint else PLAN
+    trainer = make_trainer(tmp_path, method=Twice, plan=plan, average=0.9)
+    trainer.bad_steps = 2
+    kept = []
+    trainer.watch = lambda done: kept.append(
+        (weights_of(trainer.module), {k: v.clone() for k, v in trainer.average.items()})
+    )
+    trainer.run()
+    bad = [row["step"] for row in rows(tmp_path) if row.get("skipped")]
+    assert len(bad) == 2
+    assert capsys.readouterr().err.count("skipped: ") == 2
+    for step in bad:
+        for before, after in zip(kept[step], kept[step + 1], strict=True):
+            assert same(before, after)
+        assert None in rows(tmp_path)[step].values()
+        assert not same(kept[step + 1][0], kept[step + 2][0])
+    again = make_trainer(tmp_path / "one", method=Twice, plan=plan)
+    again.bad_steps = 1
+    with pytest.raises(BadNumberError, match="at step"):
+        again.run()
+
+
+def test_the_count_of_skipped_steps_outlives_a_stop(tmp_path):
+    class Bad(Turns):
+        bad = float("inf")
+
+    trainer = make_trainer(tmp_path, method=Bad, save_every=4, stop=8)
+    trainer.bad_steps = 1
+    with pytest.raises(StopError):
+        trainer.run()
+    again = make_trainer(tmp_path, method=Bad, save_every=4)
+    again.bad_steps = 1
+    with pytest.raises(BadNumberError):
+        again.run()  # its own ninth call is the second bad step
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    trainer = make_trainer(tmp_path, save_every=4)
+
+    def spoil(done):
+        if done == 7:
+            with torch.no_grad():
+                next(iter(trainer.average.values()), next(iter(trainer.parameters.values()))).view(-1)[0] = float("inf")
+
+    trainer.average = {"x": torch.zeros(2)}
+    trainer._follow = lambda drawn: None
+    trainer.watch = spoil
+    with pytest.raises(BadNumberError, match="a weight or an optimizer's moment is not finite at step 7"):
+        trainer.run()
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-00000004.safetensors"]
+
+
+def test_a_signal_saves_the_step_that_is_under_way(whole, tmp_path):
+    trainer = make_trainer(tmp_path, average=0.9)
+    batch = trainer.streams["retain"].batch
+
+    class Signalling:
+        def batch(self, number):
+            if number == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return batch(number)
+
+    trainer.streams["retain"] = Signalling()
+    with signals.graceful(), pytest.raises(signals.Interrupted):
+        trainer.run()
+    (state,) = (tmp_path / "state").iterdir()
+    assert len(rows(tmp_path)) == int(state.stem.removeprefix("step-")) < STEPS
+    rest, first = make_trainer(tmp_path, average=0.9), []
+    rest.watch = first.append
+    rest.run()
+    assert first[0] == int(state.stem.removeprefix("step-"))
+    assert same(weights_of(rest.module), weights_of(whole["dual"][0].module))
+    assert (tmp_path / "metrics.jsonl").read_text() == (whole["dual"][1] / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("method", [None, "adaga"])
+def test_a_step_that_memory_does_not_hold_is_repeated_in_parts(tmp_path, capsys, method):
+    """With a loss that is a mean and with one that is not."""
+    found = []
+    for room in (None, 1):
+        trainer = make_trainer(tmp_path / str(room))
+        if method:
+            trainer.method.options = dataclasses.replace(trainer.method.options, ascent=method)
+        values = trainer.method.values
+
+        def small(objective, batch, values=values, room=room):
+            if room is not None and len(batch) > room:
+                raise torch.OutOfMemoryError
+            return values(objective, batch)
+
+        trainer.method.values = small
+        row = trainer.step(0, "forget", trainer.streams["forget"].batch(0))
+        found.append((row["loss"], {name: p.grad.clone() for name, p in trainer.parameters.items()}))
+    (loss, gradient), (other, parts) = found
+    torch.testing.assert_close(loss, other)
+    for name in gradient:
+        torch.testing.assert_close(gradient[name], parts[name], rtol=1e-4, atol=1e-6)
+    assert capsys.readouterr().err.count("training: out of memory with 2 samples at once, 1 from now on") == 1
 
 
 class Linear(Method):
