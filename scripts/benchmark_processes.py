@@ -50,7 +50,9 @@ def erase_run(output: Path, cache: Path, processes: int, *words: str) -> dict[st
     command = [*python, *launcher, "erase", "run", "--forget", "3", "--output", str(output), *ALWAYS, *words]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "ERASE_CACHE": str(cache), "TQDM_DISABLE": "1"}
     began, used = time.monotonic(), cpu_seconds()
-    subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
     wall, cpu = time.monotonic() - began, cpu_seconds() - used
     return {"wall": wall, "cpu": cpu, **read_json(output / "results.json")["seconds"]}
 
