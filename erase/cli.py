@@ -14,7 +14,8 @@ from typing import Any
 import click
 
 from . import __version__
-from .errors import StoppedError, UserError
+from .errors import PeerError, StoppedError, UserError
+from .launched import admit, be_quiet, launched, leave, may_speak
 from .signals import Interrupted, graceful
 
 SETTINGS = click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
@@ -31,9 +32,11 @@ def main() -> None:
     debug = "--debug" in sys.argv[1:]
     signal.signal(signal.SIGTERM, _terminate)
     warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\)")  # PIL's; what is too large is refused in one line
+    be_quiet()
     try:
         _check_words(sys.argv[1:])
         code = cli.main(standalone_mode=False)
+        leave()
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
         _fail(f"interrupted; {_again()}", 130)
@@ -45,6 +48,10 @@ def main() -> None:
         _fail(f"terminated; {_again()}", 143)
     except Interrupted as stop:
         _fail(f"stopped, and what was done is saved; {_again()}", stop.code)
+    except PeerError as error:
+        if debug:
+            raise
+        _fail(f"{error}; {_again()}", 1)
     except StoppedError as error:
         if debug:
             raise
@@ -73,13 +80,16 @@ def _terminate(number: int, frame: Any) -> None:
 def _again() -> str:
     """The line that continues."""
     name = ["python", "-m", "erase"] if os.path.basename(sys.argv[0]) == "__main__.py" else ["erase"]
+    if launched() > 1:
+        name = ["torchrun", "--nproc_per_node", os.environ.get("LOCAL_WORLD_SIZE", "1"), *name[1:]]
     return f"to continue: {shlex.join([*name, *sys.argv[1:]])}"
 
 
 def _fail(line: str, code: int) -> None:
     from .text import plain
 
-    click.echo(f"erase: {plain(line)}", err=True)
+    if may_speak():  # one of several processes
+        click.echo(f"erase: {plain(line)}", err=True)
     sys.exit(code)
 
 
@@ -94,6 +104,7 @@ def _say(text: str, err: bool = False) -> None:
 @click.version_option(__version__)
 def cli() -> None:
     """Make a class-conditional diffusion transformer forget a class, and measure that it did."""
+    admit(click.get_current_context().invoked_subcommand)
 
 
 def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -255,7 +266,7 @@ def methods(as_json: bool) -> None:
 @cli.command()
 @click.argument("config", metavar="CONFIG")
 @click.option("--output", "-o", required=True, metavar="DIR", help="Folder of the cells and of the rendered table.")
-@click.option("--jobs", type=click.IntRange(1), help="Cells at a time.  [default: CPU cores; 1 with a GPU]")
+@click.option("--jobs", type=click.IntRange(1), help="Cells at a time.  [default: one a GPU, else one a CPU core]")
 @click.option(
     "--keep", type=click.Choice(["results", "samples", "all"]), default="results", help="What of each run is kept."
 )

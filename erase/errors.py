@@ -47,6 +47,10 @@ class Faults:
             raise UserError("config: " + "; ".join(told[: self.SHOWN]) + more)
 
 
+class PeerError(Exception):
+    """Another process of the same run is gone."""
+
+
 def nearest(word: str, known: object, limit: int = 3, listed: bool = True) -> str:
     """A hint such as ``; did you mean 'sfron'?`` for a misspelt word, else (``listed``) the list of what is known."""
     import difflib

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from . import processes
 from .errors import UserError, nearest
 from .extractors import INCEPTION, Extractor, find_extractor
 from .files import cache_folder, digest, read_json, write_json
@@ -178,6 +179,7 @@ def score(
     Raises UserError for an unknown metric, one that was asked for and cannot be had, or input that cannot be read.
     """
     asked = _asked(metrics)
+    processes.start(device)
     rows = []
     given = [sources] if isinstance(sources, str | Path) else list(sources)
     for source in given:  # before an extractor is looked for
@@ -329,9 +331,16 @@ def _value(metric: str, subject: Subject, keys: list[str]) -> Any:
     about += keys[1:3] if metric in NEEDS_REAL else []
     about += [keys[3], subject.names] if metric == "neighbours" else []
     path = cache_folder("scores") / f"{metric}-{digest(*about)}.json"
-    if path.is_file():
+
+    def held() -> Any:
         with contextlib.suppress(UserError):  # a damaged one is made anew
-            return read_json(path)
+            return read_json(path) if path.is_file() else None
+        return None
+
+    value = processes.on_main(held)
+    if value is not None:
+        return value
     value = METRICS[metric](subject)
-    write_json(path, value)
+    if processes.is_main():
+        write_json(path, value)
     return json.loads(json.dumps(value))  # the same from the cache and not

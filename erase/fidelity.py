@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from . import processes
 from .errors import UserError
 from .extractors import INCEPTION, Extractor, find_extractor
 from .files import check_appendable, digest
@@ -51,12 +52,14 @@ def fid(
     ``mu`` and ``sigma``); the own data of a run is taken of its retained classes alone, as in its results.json.
     ``extractor``: see :func:`erase.extractors.find_extractor`. ``output``: a JSON-lines file that every row is appended
     to when it is done; rows that it has are not computed again, and processes that write to the same file share the
-    sets between them. ``batch``: images at a time, without effect on the result beyond rounding. ``size``: centre-crop
-    every image to it, as ADM does. ``save_reference``: also write the reference's statistics there.
+    sets between them, as do those of one launcher. ``batch``: images at a time, without effect on the result beyond
+    rounding. ``size``: centre-crop every image to it, as ADM does. ``save_reference``: also write the reference's
+    statistics there.
 
     Raises UserError for what cannot be read, for a set of fewer than two images, and for missing weights, before
     anything is computed.
     """
+    processes.start(device)
     given = [sources] if isinstance(sources, str | Path) else list(sources)
     for source in given:  # before an extractor is looked for
         check_pictures(source)
@@ -70,7 +73,7 @@ def fid(
         check_appendable(Path(output))
     held = Rows(Path(output) if output is not None else None)
     whole = find_target(reference, instrument, size, batch)
-    if save_reference is not None:
+    if save_reference is not None and processes.is_main():
         save_target(whole, Path(save_reference), instrument, size)
     targets = [own_target(one, reference, whole, instrument, size, batch) for one in sets]
     keys = [
@@ -78,8 +81,10 @@ def fid(
                preprocessing(size))
         for one, target in zip(sets, targets, strict=True)
     ]  # fmt: skip
-    rows: dict[int, dict[str, Any]] = {}
-    left: list[int] = []  # what another process is at
+    done = processes.on_main(lambda: {i: row for i, key in enumerate(keys) if (row := held.find(key)) is not None})
+    rows = {i: {**row, "name": sets[i].name} for i, row in done.items()}
+    own = processes.dealt([i for i in range(len(sets)) if i not in rows], lambda i: len(sets[i]))
+    left: list[int] = []  # what a process of another launch is at
     roots: dict[str, np.ndarray] = {}
 
     def mine(order: Sequence[int], taken: list[int], wait: bool) -> Iterator[Pictures]:
@@ -94,7 +99,7 @@ def fid(
                 taken.append(i)
                 yield sets[i]
 
-    def make(order: Sequence[int], wait: bool) -> None:
+    def make(order: Sequence[int], wait: bool) -> Iterator[tuple[int, dict[str, Any]]]:
         taken: list[int] = []
         begin = time.monotonic()
         for number, found, shape in moments(mine(order, taken, wait), instrument, batch, size, bar):
@@ -108,15 +113,20 @@ def fid(
             row = describe(sets[i], target, instrument, size, shape, value)
             if sets[i].run is not None and target is whole:
                 row["notes"].append("the retained classes against a reference of all; a run's own data would be split")
-            rows[i] = row | {"seconds": round(now - begin, 4), "key": keys[i]}
-            held.put(rows[i])
+            yield i, row | {"seconds": round(now - begin, 4), "key": keys[i]}
             begin = now
 
-    count = sum(len(one) for one, key in zip(sets, keys, strict=True) if held.find(key) is None)
-    with held, tqdm(total=count, desc="fid", unit="image", disable=not count) as bar:
-        make(range(len(sets)), wait=False)
+    def measured() -> Iterator[tuple[int, dict[str, Any]]]:
+        yield from make(own, wait=False)
         for i in list(left):
-            make([i], wait=True)
+            yield from make([i], wait=True)
+
+    with held, tqdm(total=sum(len(sets[i]) for i in own), desc="fid", unit="image", disable=not own) as bar:
+        for i, row in processes.in_rounds(measured()):
+            held.put(row, write=processes.is_main())
+            rows[i] = row
+    for others in processes.gather(rows):  # some may have found rows of another launch
+        rows |= others
     return [rows[i] for i in range(len(sets))]
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from .errors import UserError
 from .faults import FULL, writing
+from .launched import launched_rank
 from .untrusted import check_regular, open_regular
 
 SETTLED = 2_000_000_000  # ns; a younger file may change again within one tick of the file system's clock
@@ -220,7 +221,7 @@ def file_digests(root: Path, files: Sequence[str | Path]) -> list[str]:
         settled.pop(name, None)
         if now - about.st_mtime_ns > SETTLED:
             settled[name] = [*stamp, found[name]]
-    if settled != known:
+    if settled != known and not launched_rank():
         with replacing(path, sync=False) as temporary:
             temporary.write_text(json.dumps(settled), encoding="utf-8")
     return list(found.values())
@@ -237,10 +238,23 @@ def _stat(file: str | Path) -> os.stat_result | None:
 
 
 def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Tensors kept at ``path``: read if there, else made and written. A damaged file is made anew."""
-    if path.is_file():
-        with contextlib.suppress(UserError):
-            return read_tensors(path)
+    """Tensors kept at ``path``: read if there, else made and written. A damaged file is made anew.
+
+    Of several processes the main one looks and writes, and all make.
+    """
+    from . import processes  # imports torch, and so is left to those who have tensors
+
+    held = _held(path) if processes.is_main() else None
+    if processes.largest(held is not None):
+        return read_tensors(path) if held is None else held
     tensors = make()
-    write_tensors(path, tensors)
+    if processes.is_main():
+        write_tensors(path, tensors)
+    processes.barrier()
     return tensors
+
+
+def _held(path: Path) -> dict[str, Any] | None:
+    with contextlib.suppress(UserError):
+        return read_tensors(path) if path.is_file() else None
+    return None

@@ -63,11 +63,11 @@ class Rows:
             return False
         return True
 
-    def put(self, row: dict[str, Any]) -> None:
-        """Adds a finished row and lets go of its key."""
+    def put(self, row: dict[str, Any], write: bool = True) -> None:
+        """Adds a finished row, which this process is to ``write`` or another one does, and lets go of its key."""
         key = row["key"]
         self.held[key] = row
-        if self.path is not None:
+        if self.path is not None and write:
             append_row(self.path, row)
         self.release(key)
 

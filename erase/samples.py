@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from . import processes
 from .config import PROTOCOLS, SHORT, RuntimeConfig, SampleConfig, build, differences, merge, with_protocol
 from .errors import Faults, UserError, nearest
 from .files import write_json
@@ -55,6 +56,7 @@ def draw_samples(
         _config(None, protocol, given.get("sample", {}), per_class)
     faults.tell()
     check_runtime(runtime)
+    processes.start(runtime.device)
     model = load_model(place)
     config = _config(model.pack, protocol, given.get("sample", {}), per_class)
     wanted = _classes(model, classes, exclude)
@@ -65,11 +67,7 @@ def draw_samples(
         "protocol": drawing(config),
         "arithmetic": f"{model.device.type}, {chosen(runtime.precision, model.device)}",
     }
-    check_mark(output, about)
-    try:
-        write_json(output / MARK, about)
-    except OSError as error:
-        raise UserError(f"cannot write the output folder {output}: {error.strerror}") from None
+    processes.on_main(lambda: claim(output, about))
     sample_folder(model, output, config, wanted, "sample", runtime.precision)
     return {**about, "classes": wanted, "per_class": config.per_class, "output": str(output)}
 
@@ -102,6 +100,15 @@ def _classes(model: Model, classes: str | Sequence[str | int], exclude: Sequence
 
 def _listed(classes: str | Sequence[str | int]) -> list[str | int]:
     return [classes] if isinstance(classes, str) else list(classes)
+
+
+def claim(output: Path, about: Mapping[str, Any]) -> None:
+    """Marks the folder as that of these images. Raises UserError if it is another's, or cannot be written."""
+    check_mark(output, about)
+    try:
+        write_json(output / MARK, about)
+    except OSError as error:
+        raise UserError(f"cannot write the output folder {output}: {error.strerror}") from None
 
 
 def check_mark(output: Path, about: Mapping[str, Any]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
+from . import processes
 from .ahead import ahead, cores
 from .extractors import Extracted, Extractor
 from .metrics.moments import Moments
@@ -49,12 +50,14 @@ def extract(
     size: int | None = None,
     bar: Any = None,
     gate: bool = False,
+    parts: Sequence[range] | None = None,
 ) -> Iterator[tuple[int, Extracted, tuple[int, int]]]:
     """Of every batch of every set in order: the set's number, what the extractor says, the images' height and width.
 
     On a CPU each thread decodes and extracts batches of its own; on a GPU threads decode into pinned memory ahead of
-    it. A set is asked for when its first images are to be read. ``size``: centre-crop every image to it. ``gate``: also
-    ask the extractor's image gate. Raises UserError for a damaged image or one of another size.
+    it. A set is asked for when its first images are to be read. ``size``: centre-crop every image to it. ``gate``:
+    also ask the extractor's image gate. ``parts``: only these of a single set. Raises UserError for a damaged image or
+    one of another size.
     """
     count, cuda = batch_size(extractor, batch), extractor.device.type == "cuda"
 
@@ -65,6 +68,10 @@ def extract(
 
     items = ((number, one, *span) for number, one in enumerate(sets) for span in spans(one, count))
     shapes: dict[int, tuple[int, ...]] = {}
+    if parts is not None:
+        only = next(iter(sets))
+        items = ((0, only, part.start, part.stop) for part in parts)
+        shapes[0] = tuple(only.read(0, 1, size).shape)  # of all parts, also those that others read
     threads = workers(extractor)
     depth = 2 * threads if cuda else threads  # on a CPU what waits only pushes the rest out of its cache
     with shared_cores(threads) as start_thread:
@@ -81,11 +88,19 @@ def extract(
 
 
 def moments(
-    sets: Iterable[Pictures], extractor: Extractor, batch: int | None = None, size: int | None = None, bar: Any = None
+    sets: Iterable[Pictures],
+    extractor: Extractor,
+    batch: int | None = None,
+    size: int | None = None,
+    bar: Any = None,
+    parts: Sequence[range] | None = None,
 ) -> Iterator[tuple[int, Moments, tuple[int, int]]]:
-    """Of every set in order, when it is through: its number, its moments, and its images' height and width."""
+    """Of every set in order, when it is through: its number, its moments, and its images' height and width.
+
+    ``parts``: as in :func:`extract`.
+    """
     current, total, shape = 0, Moments(), (0, 0)
-    for number, found, seen in extract(sets, extractor, batch, size, bar):
+    for number, found, seen in extract(sets, extractor, batch, size, bar, parts=parts):
         if number != current:
             yield current, total, shape
             current, total = number, Moments()
@@ -93,3 +108,19 @@ def moments(
         shape = seen
     if shape != (0, 0):
         yield current, total, shape
+
+
+def shared_moments(
+    one: Pictures, extractor: Extractor, batch: int | None = None, size: int | None = None, bar: Any = None
+) -> tuple[Moments, tuple[int, int]]:
+    """The moments of one set, which all processes read together, and its images' height and width."""
+    if processes.count() == 1:
+        return next(moments([one], extractor, batch, size, bar))[1:]
+    step = batch_size(extractor, batch)
+    parts = list(processes.mine(range(*span) for span in spans(one, step)))
+    _, own, _ = next(moments([one], extractor, batch, size, bar, parts), (0, Moments(), (0, 0)))  # it may have none
+    whole = Moments()
+    for other in processes.gather(own.cpu()):
+        whole.merge(other)
+    height, width = one.read(0, 1, size).shape[2:]
+    return whole, (height, width)

@@ -24,7 +24,7 @@ from .pictures import Pictures, find_pictures, image_set_pictures, is_run
 from .presets import load_yaml
 from .reference import NAME as PACK
 from .reference import read_reference
-from .streaming import moments
+from .streaming import shared_moments
 from .untrusted import check_npy, check_regular, npy_header, reason
 
 FORMAT = "erase-statistics-1"
@@ -111,7 +111,7 @@ def measure(pictures: Pictures, extractor: Extractor, size: int | None = None, b
 
     def make() -> dict[str, torch.Tensor]:
         with tqdm(total=len(pictures), desc="reference", unit="image") as bar:
-            _, found, shape = next(moments([pictures], extractor, batch, size, bar))
+            found, shape = shared_moments(pictures, extractor, batch, size, bar)
         statistics = found.statistics()
         return {
             "mu": torch.from_numpy(statistics["mu"]),

@@ -223,7 +223,7 @@ def test_a_changed_pixel_is_another_reference(tmp_path, pack, real, monkeypatch)
     def refuse(*_):
         raise AssertionError("read again")
 
-    monkeypatch.setattr("erase.targets.moments", refuse)
+    monkeypatch.setattr("erase.targets.shared_moments", refuse)
     assert fid(first, real, pack)[0]["fid"] == after["fid"]  # kept
     other = tmp_path / "other"
     save_instrument(make_instrument(seed=1), other / "classifier", {})
