@@ -272,10 +272,10 @@ class Trials:
             phases: list[str] = []
             bad: list[str] = []
             codes: list[int] = []
-            for attempt in range(20):
+            for _ in range(20):
                 if len(phases) == kills:
                     break
-                if attempt:
+                if phases:
                     with (home / "log").open("a") as log:
                         log.write("--- start ---\n")
                 process = start(self.commands.words(name, long), home, home / "cache")
