@@ -40,6 +40,7 @@ from .runfolder import (
     redo_folder,
     settle,
     space_needed,
+    tidy,
 )  # fmt: skip
 from .sampling import sample_folder
 from .signals import check
@@ -71,6 +72,7 @@ def run_in_folder(
     again = force and not settle(output)
     check_folder(output, config)
     if finished(output) and not again:
+        tidy(output)
         return finished_results(output, config), output
     stage = preflight(config, model)
     with held(output, BUSY.format(output=output)):

@@ -72,6 +72,7 @@ class Commands:
         self.table = scratch / "tiny" / "table.yaml"
         if not (self.pack / "erase.json").is_file():
             self._make(scratch)
+        self._write_table()
 
     def _make(self, scratch: Path) -> None:
         draws = np.random.default_rng(0)
@@ -82,10 +83,12 @@ class Commands:
                 Image.fromarray(pixels.astype(np.uint8)).save(self.images / name / f"{number}.png")
         words = ("pretrain", "--data", str(self.images), "-o", str(self.pack), *TINY_PACK)
         assert ended(start(words, scratch / "tiny", scratch / "tiny" / "cache"))[0] == 0
+
+    def _write_table(self) -> None:
         settings = {key: value for key, _, value in (word.partition("=") for word in TINY_RUN)}
-        lines = [f"model: {self.pack}", f"data: {self.images}", "classes: [1]", "seeds: [0, 1]", "set:"]
+        lines = [f"model: {self.pack}", "classes: [1]", "seeds: [0, 1]", "set:"]
         lines += [f"  {key}: {value}" for key, value in settings.items() if not key.startswith("runtime")]
-        lines += ["rows:", "  - {method: ga, optimizer: shared, preset: digits/ga-shared}"]
+        lines += ["rows:", "  - {method: ga, optimizer: shared}"]
         write_text(self.table, "\n".join(lines) + "\n")
 
     def words(self, name: str, long: bool = False) -> tuple[str, ...]:
