@@ -47,6 +47,13 @@ def finished(output: Path) -> bool:
     return (output / "results.json").is_file()
 
 
+def tidy(output: Path) -> None:
+    """Removes the lock that a process left which was killed when its run was finished."""
+    if (output / LOCK).exists():
+        with contextlib.suppress(UserError), held(output, ""):  # the holder may be about to end
+            pass
+
+
 def claim_folder(output: Path, config: ResolvedConfig, need: int) -> None:
     """Makes the run folder with its config.yaml. Raises UserError if it cannot, or if under ``need`` bytes are free."""
     check_writable(cache_folder(), "the cache folder")

@@ -43,6 +43,7 @@ from .runfolder import (
     redo_folder,
     settle,
     space_needed,
+    tidy,
 )  # fmt: skip
 from .sampling import sample_folder
 from .signals import check_together
@@ -91,7 +92,10 @@ def standing(output: Path, config: ResolvedConfig, force: bool) -> tuple[bool, d
     """Whether a finished run is to be redone, and the results of one that is not. Raises UserError for another's."""
     again = force and not settle(output)
     check_folder(output, config)
-    return again, finished_results(output, config) if finished(output) and not again else None
+    if again or not finished(output):
+        return again, None
+    tidy(output)
+    return again, finished_results(output, config)
 
 
 def claim(output: Path, config: ResolvedConfig, need: int, again: bool) -> Path | None:

@@ -15,8 +15,10 @@ import yaml
 import erase
 from erase import cli
 from erase.classifier import save_instrument
+from erase.errors import StoppedError
 from erase.methods import METHODS
 from erase.model import untied_copy
+from erase.signals import Interrupted
 
 from .helpers import make_model, write_image
 from .table_helpers import Stub, entry
@@ -424,8 +426,10 @@ def test_no_command_at_all_is_one_line_or_help(call):
     [
         (erase.UserError("do this"), 2, "erase: do this"),
         (RuntimeError("two\nlines"), 1, "erase: RuntimeError: two lines (--debug shows the traceback)"),
+        (StoppedError("try that"), 1, "erase: try that"),
         (KeyboardInterrupt(), 130, "erase: interrupted; to continue: erase methods"),
         (cli.Terminated(), 143, "erase: terminated; to continue: erase methods"),
+        (Interrupted(2), 130, "erase: stopped, and what was done is saved; to continue: erase methods"),
     ],
 )
 def test_every_ending_has_its_code_and_its_line(call, monkeypatch, error, code, line):
@@ -477,6 +481,14 @@ def test_a_table_is_printed_as_markdown_or_json(call, cells, tmp_path):
     assert "sfron dual, class 1, seed 0: FA 100.0 -> 0.0 %, RA 98.0 -> 98.0 %, FID 2.00 -> 2.00, 60 s" in err
     code, out, _ = call(*cells("--json"))
     assert (code, json.loads(out)["done"]) == (0, 2)
+
+
+def test_warnings_stand_with_their_cell_and_are_counted_below(call, cells, tmp_path):
+    said = ["nothing was forgotten: FA 98.0 % before", "the other classes are harmed: RA"]
+    _, out, err = call(*cells(outcome=lambda task: {**entry(), "warnings": said[: 1 + (task.request.forget == [0])]}))
+    assert "2 of 2 cells carry a warning: nothing was forgotten (2), the other classes are harmed (1)" in out
+    assert "60 s; nothing was forgotten: FA 98.0 % before" in err
+    assert len(json.loads((tmp_path / "out" / "mine.json").read_text())["warnings"]) == 2
 
 
 def test_a_table_with_failed_cells_ends_with_code_1_and_a_line(call, cells):
