@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from . import processes
 from .ahead import ahead
 from .config import ResolvedConfig, SampleConfig
 from .data.latents import Batch, LatentSet, fixed_latents
@@ -43,7 +44,7 @@ def prepare(
 
     They are kept in the cache, for runs that differ in nothing that matters to them, and in the run folder.
     """
-    module = accelerator.prepare_model(model.transformer)
+    module = accelerator.prepare_model(model.transformer, evaluation_mode=True)  # processes sum gradients on their own
     task = DiffusionTask(module, Schedule(), model.classes, forget, model.null_label)
     method = find_method(config.method.name)(config.method, task)
     seed = 0 if method.per_model else config.seed
@@ -79,7 +80,7 @@ def prepare(
         key = digest(method.name, options, shaped, protocol, model.key(), data, *how)
         kept = cache_folder("precomputed") / f"{method.name}-{key}.safetensors"
         tensors = once(kept, make)
-        link(kept, output / "precomputed" / f"{method.name}-{key[:8]}.safetensors")
+        processes.on_main(lambda: link(kept, output / "precomputed" / f"{method.name}-{key[:8]}.safetensors"))
     tensors = {name: tensor.to(accelerator.device) for name, tensor in tensors.items()}
     method.start(tensors, dict(model.transformer.named_parameters()), config.seed)
     return method
@@ -91,12 +92,18 @@ def replay_set(model: Model, sample: SampleConfig, per_class: int, precision: st
         raise UserError(NO_VAE)
     labels = np.repeat(np.array(model.classes), per_class)
     seeds = [image_seed(sample.seed, label, -1 - number) for label in model.classes for number in range(per_class)]
-    room, parts = Room("sampling"), []
-    with tqdm(total=len(labels), desc="sample replay", unit="image") as bar:
-        for start in range(0, len(labels), sample.block):
-            part = slice(start, start + sample.block)
-            how = (sample.guidance_scale, sample.steps, sample.sampler, precision, sample.guidance_channels)
-            parts.append(latents_within(room, model, labels[part].tolist(), seeds[part], *how).cpu())
-            check()
-            bar.update(len(parts[-1]))
-    return fixed_latents(torch.cat(parts), labels, float(model.vae.config.scaling_factor))
+    how = (sample.guidance_scale, sample.steps, sample.sampler, precision, sample.guidance_channels)
+    room = Room("sampling")
+
+    def draw(parts: Sequence[range]) -> dict[str, torch.Tensor]:
+        drawn = []
+        with tqdm(total=sum(map(len, parts)), desc="sample replay", unit="image") as bar:
+            for part in parts:
+                rows = slice(part.start, part.stop)
+                drawn.append(latents_within(room, model, labels[rows].tolist(), seeds[rows], *how).cpu())
+                check()
+                bar.update(len(part))
+        return {"latents": torch.cat(drawn)}
+
+    latents = processes.by_parts(draw, len(labels), sample.block)["latents"]
+    return fixed_latents(latents, labels, float(model.vae.config.scaling_factor))

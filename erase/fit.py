@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from . import processes
 from .optim import cosine
 from .signals import Interrupted, check
 from .state import load_state, save_state
@@ -29,8 +30,25 @@ def fit(
 ) -> None:
     """Minimises ``loss_at(step)`` over ``module`` with AdamW, saving to the folder ``state`` and continuing from it.
 
-    Raises BadNumberError for a loss or gradient that is not finite, and Interrupted, the state saved, after a signal.
+    Of several processes the main one does, and the others take its weights. Raises BadNumberError for a loss or
+    gradient that is not finite, and Interrupted, the state saved, after a signal.
     """
+    processes.on_main(lambda: _fit(name, module, loss_at, steps, lr, weight_decay, state, key, save_every))
+    processes.copy_main_(module.parameters())
+    module.eval()
+
+
+def _fit(
+    name: str,
+    module: nn.Module,
+    loss_at: Callable[[int], torch.Tensor],
+    steps: int,
+    lr: float,
+    weight_decay: float,
+    state: Path,
+    key: str,
+    save_every: int,
+) -> None:
     optimizer: Any = torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay)
     weights = dict(module.named_parameters())
     start = load_state(state, key, weights, {"adamw": optimizer})
@@ -63,4 +81,3 @@ def fit(
     except Interrupted:
         save()
         raise
-    module.eval()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from . import processes
 from .ahead import ahead, cores
 from .classifier import NEIGHBOURS, Gate, Instrument, exact
 from .data.images import ImageSet
@@ -85,7 +87,7 @@ def row_features(
     bad = rows[~good.numpy()]
     if len(bad) > BAD_SHARE * len(rows):
         raise UserError(f"{len(bad)} of {len(rows)} images cannot be read, the first is {images.files[bad[0]]}")
-    for row in bad.tolist():
+    for row in bad.tolist() if processes.is_main() else ():
         print(f"left out, cannot be read: {images.files[row]}", file=sys.stderr)
     return held["features"], good
 
@@ -93,19 +95,25 @@ def row_features(
 def _read(
     features: Callable[[torch.Tensor], torch.Tensor], images: ImageSet, rows: np.ndarray
 ) -> dict[str, torch.Tensor]:
-    def read(part: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    return processes.by_parts(partial(_read_parts, features, images, rows), len(rows), BATCH)
+
+
+def _read_parts(
+    features: Callable[[torch.Tensor], torch.Tensor], images: ImageSet, rows: np.ndarray, parts: Sequence[range]
+) -> dict[str, torch.Tensor]:
+    def read(part: range) -> tuple[torch.Tensor, torch.Tensor]:
         pixels = torch.zeros(len(part), 3, images.size, images.size, dtype=torch.uint8)
         good = torch.ones(len(part), dtype=torch.bool)
-        for number, row in enumerate(part.tolist()):
+        for number, place in enumerate(part):
             try:
-                pixels[number] = images.pixels(row)
+                pixels[number] = images.pixels(int(rows[place]))
             except UserError:
                 good[number] = False
         return pixels, good
 
     found, good = [], []
-    parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-    with tqdm(total=len(rows), desc="read real images", unit="image", disable=len(rows) < 2000) as bar:
+    total = sum(map(len, parts))
+    with tqdm(total=total, desc="read real images", unit="image", disable=total < 2000) as bar:
         for _, (pixels, fine) in ahead(read, parts, max(2, cores())):
             check()
             found.append(features(pixels).float().cpu())

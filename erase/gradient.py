@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 
+from . import processes
 from .data.latents import Batch
 from .methods import Method
 from .room import Room
@@ -14,10 +16,23 @@ from .room import Room
 Values = Mapping[str, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Part:
+    """Rows of one side's batch that go through the module together. ``idle``: they are another process's."""
+
+    side: str
+    rows: slice
+    idle: bool = False
+
+    def __len__(self) -> int:
+        return 0 if self.idle else self.rows.stop - self.rows.start
+
+
 class Backward:
     """Leaves the (edited) gradient of a method's objective in ``.grad``.
 
-    At most ``micro_batch`` samples go through the module at once, and fewer once memory did not hold them.
+    At most ``micro_batch`` samples go through the module at once, and fewer once memory did not hold them. Several
+    processes share the samples of each batch, and all end with the same gradient.
     """
 
     def __init__(
@@ -39,81 +54,133 @@ class Backward:
     ) -> torch.Tensor:
         """Leaves the (edited) gradient of ``weight`` x loss in ``.grad``; the loss.
 
-        With micro-batches the loss is the same function of all values: where it is no mean, a first pass without
-        gradient finds its derivative by each value, and a second one takes the parts' gradients with these factors.
+        In parts the loss is the same function of all values: where it is no mean, its derivative by each value is
+        found first, and the parts' gradients are taken with these factors.
         """
-        total = sum(map(len, batches.values()))  # a joint loss holds both graphs
-        values, loss = self.room.fit(total, lambda size: self._attempt(objective, batches, weight, reduce, size))
+        mean = reduce is None and self.method.additive(objective)
+        whole = reduce or (lambda values: self.method.reduce(objective, values[objective]))
+
+        def attempt(size: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+            for parameter in self.parameters.values():
+                parameter.grad = None
+            parts = _parts(batches, size)
+            fits = len(parts) == len(batches) and sum(map(len, parts)) <= size
+            if fits and processes.count() == 1:
+                return self._at_once(batches, weight, whole)
+            if mean:
+                return self._of_mean(objective, batches, parts, weight)
+            return self._by_slopes(batches, parts, weight, whole, fits)
+
+        values, loss = self.room.fit(_own(batches), attempt)  # a joint loss holds both graphs
         self.method.observe({side: value.detach() for side, value in values.items()})
         self.method.edit_gradients(objective, weight)
         return loss.detach()
 
-    def _attempt(
-        self,
-        objective: str,
-        batches: Mapping[str, Batch],
-        weight: float,
-        reduce: Callable[[Values], torch.Tensor] | None,
-        size: int,
+    @torch.no_grad()
+    def evaluate(self, side: str, batch: Batch) -> torch.Tensor:
+        """The loss of one side's batch, without gradient."""
+        batches = {side: batch}
+
+        def attempt(size: int) -> torch.Tensor:
+            parts = _parts(batches, size)
+            with processes.one_memory():
+                found = [self._values(batches, part) for part in parts]
+            values = self._whole(batches, parts, found)
+            with self.accelerator.autocast():
+                return self.method.reduce(side, values[side])
+
+        return self.room.fit(_own(batches), attempt)
+
+    def _at_once(
+        self, batches: Mapping[str, Batch], weight: float, reduce: Callable[[Values], torch.Tensor]
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """The values and the loss, the gradient in ``.grad``, with at most ``size`` samples at once."""
-        method = self.method
-        mean = reduce is None and method.additive(objective)
-        reduce = reduce or (lambda values: method.reduce(objective, values[objective]))
-        for parameter in self.parameters.values():
-            parameter.grad = None
-        if sum(map(len, batches.values())) > size:
-            parts = [(side, part) for side, batch in batches.items() for part in batch.parts(size)]
-            return self._in_parts(objective, parts, weight, None if mean else reduce)
         with self.accelerator.autocast():
-            values = {side: method.values(side, batch) for side, batch in batches.items()}
+            values = {side: self.method.values(side, batch) for side, batch in batches.items()}
             loss = reduce(values)
         self.accelerator.backward(loss * weight)
         return values, loss
 
-    @torch.no_grad()
-    def evaluate(self, side: str, batch: Batch) -> torch.Tensor:
-        def attempt(size: int) -> torch.Tensor:
-            with self.accelerator.autocast():
-                parts = [self.method.values(side, part) for part in batch.parts(size)]
-                return self.method.reduce(side, torch.cat(parts))
+    def _values(self, batches: Mapping[str, Batch], part: Part) -> torch.Tensor:
+        with self.accelerator.autocast():
+            return self.method.values(part.side, batches[part.side].part(part.rows))
 
-        return self.room.fit(len(batch), attempt)
+    def _whole(
+        self, batches: Mapping[str, Batch], parts: Sequence[Part], found: Sequence[torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """The values of all samples of each side, from those ``found`` for the parts of each process; detached."""
+        device = self.accelerator.device
+        values = {side: torch.zeros(len(batch), device=device) for side, batch in batches.items()}
+        for part, value in zip(parts, found, strict=True):
+            if not part.idle:
+                values[part.side][part.rows] = value.detach().float()
+        processes.sum_(values.values())  # the others' are zeros
+        return values
 
-    def _in_parts(
-        self,
-        objective: str,
-        parts: list[tuple[str, Batch]],
-        weight: float,
-        reduce: Callable[[Values], torch.Tensor] | None,
+    def _of_mean(
+        self, objective: str, batches: Mapping[str, Batch], parts: Sequence[Part], weight: float
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """The values of all parts and the loss; its gradient is added up in ``.grad``. No ``reduce``: it is a mean."""
-        sides = list(dict.fromkeys(side for side, _ in parts))
-        seen: dict[str, list[torch.Tensor]] = {side: [] for side in sides}
-        factors: dict[str, list[torch.Tensor]] = {}
-        loss = torch.zeros((), device=self.accelerator.device)
-        if reduce is not None:
-            with torch.no_grad(), self.accelerator.autocast():
-                for side, part in parts:
-                    seen[side].append(self.method.values(side, part))
-            leaves = {side: torch.cat(values).requires_grad_() for side, values in seen.items()}
-            loss = reduce(leaves)
-            slopes = torch.autograd.grad(loss, list(leaves.values()))
-            lengths = {side: [len(value) for value in seen[side]] for side in sides}
-            factors = {side: list(slope.split(lengths[side])) for side, slope in zip(sides, slopes, strict=True)}
-            seen = {side: [] for side in sides}
-        total = sum(len(part) for _, part in parts)
-        for side, part in parts:
-            with self.accelerator.autocast():
-                values = self.method.values(side, part)
-                if reduce is None:
+        """The values of all samples and their mean loss, whose gradient is added up in ``.grad``."""
+        total = sum(map(len, batches.values()))
+        loss, found = torch.zeros((), device=self.accelerator.device), []
+        with processes.one_memory():
+            for part in parts:
+                values = self._values(batches, part)
+                with self.accelerator.autocast():
                     piece = self.method.reduce(objective, values) * (len(part) / total)
-                    loss = loss + piece.detach()
-                else:
-                    piece = (values * factors[side][len(seen[side])]).sum()
-            self.accelerator.backward(piece * weight)
-            seen[side].append(values.detach())
-        return {side: torch.cat(values) for side, values in seen.items()}, loss
+                self.accelerator.backward(piece * weight)
+                found.append(values.detach())
+                loss = loss + piece.detach()
+        self._add_up(loss)
+        return self._whole(batches, parts, found), loss
+
+    def _by_slopes(
+        self,
+        batches: Mapping[str, Batch],
+        parts: Sequence[Part],
+        weight: float,
+        reduce: Callable[[Values], torch.Tensor],
+        fits: bool,
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """The values of all samples and the loss that ``reduce`` makes of them, its gradient added up in ``.grad``.
+
+        The values are found in a first pass. Its graph is kept if it ``fits``, else a second pass makes it anew.
+        """
+        with processes.one_memory(), torch.set_grad_enabled(fits):
+            found = [self._values(batches, part) for part in parts]
+        leaves = {side: v.requires_grad_() for side, v in self._whole(batches, parts, found).items()}
+        loss = reduce(leaves)
+        slopes = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+        with processes.one_memory():
+            for part, first in zip(parts, found, strict=True):
+                values = first if fits else self._values(batches, part)
+                slope = slopes[part.side][part.rows]
+                self.accelerator.backward((values * (slope * 0 if part.idle else slope)).sum() * weight)
+        self._add_up()
+        return leaves, loss.detach()
+
+    def _add_up(self, *others: torch.Tensor) -> None:
+        """Sums ``.grad`` (and ``others``) over all processes."""
+        processes.sum_([*(p.grad for p in self.parameters.values() if p.grad is not None), *others])
+
+
+def _own(batches: Mapping[str, Batch]) -> int:
+    """Samples of these batches that fall to this process."""
+    rows = [processes.my_rows(len(batch)) for batch in batches.values()]
+    return max(1, sum(part.stop - part.start for part in rows))
+
+
+def _parts(batches: Mapping[str, Batch], size: int) -> list[Part]:
+    """This process's rows of each batch, in parts of at most ``size``.
+
+    Where there are none it takes one that counts nothing, so that its gradient is of the same form.
+    """
+    parts = []
+    for side, batch in batches.items():
+        rows = processes.my_rows(len(batch))
+        starts = range(rows.start, rows.stop, size)
+        parts += [Part(side, slice(start, min(start + size, rows.stop))) for start in starts]
+        parts += [] if starts else [Part(side, slice(0, 1), idle=True)]
+    return parts
 
 
 class Take:
@@ -137,7 +204,9 @@ class Take:
             value, shown = loss()
         self.backward.accelerator.backward(value)
         self.losses.setdefault(side, shown.detach())
-        return self._gradient()
+        gradient = self._gradient()
+        processes.copy_main_(gradient)  # every process has taken the whole
+        return gradient
 
     def _gradient(self) -> list[torch.Tensor]:
         parameters = self.backward.parameters.values()

@@ -8,13 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import UserError
+from .launched import launched_rank
 
 LOCK = ".lock"
 
 
 @contextlib.contextmanager
 def held(folder: Path, busy: str) -> Iterator[None]:
-    """Makes ``folder`` and holds it. Raises UserError with the line ``busy`` if another process does."""
+    """Makes ``folder`` and holds it. Raises UserError with the line ``busy`` if another process does.
+
+    Of the processes of one run, the main one holds it for all.
+    """
+    if launched_rank():
+        yield
+        return
     path = folder / LOCK
     try:
         handle = _open(path)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from . import __version__, rng
+from . import __version__, processes, rng
 from .classifier import Classifier, Gate, Instrument, load_instrument, save_instrument
 from .compiled import compiled
 from .config import (
@@ -32,7 +32,7 @@ from .data.latents import LatentStream
 from .data.moments import encode_moments
 from .diffusion import Schedule
 from .errors import UserError
-from .files import digest, read_json, replacing_folder, write_json
+from .files import check_writable, digest, read_json, replacing_folder, write_json
 from .fit import fit
 from .labels import find_class
 from .locks import held
@@ -41,6 +41,7 @@ from .metrics.fid import distance, statistics
 from .model import Model, load_model, new_transformer, new_vae, weights_key, write_pipeline
 from .optim import Shared
 from .originals import drop_stale_samples
+from .packs import read_about, understood
 from .precision import restore_forward
 from .recipe import check_data, check_recipe
 from .reference import reference_of, write_reference
@@ -84,7 +85,9 @@ def train_dit(
     accelerator = make_accelerator(config.runtime)
     transformer.to(accelerator.device)
     null = recipe.label_slots
-    task = DiffusionTask(accelerator.prepare_model(transformer), Schedule(), classes, exclude, null)
+    task = DiffusionTask(
+        accelerator.prepare_model(transformer, evaluation_mode=True), Schedule(), classes, exclude, null
+    )
     stream = LatentStream(
         moments, np.flatnonzero(good), images.labels[rows[good]], config.seed, "dit", recipe.batch_size, null,
         recipe.label_dropout,
@@ -184,16 +187,12 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
     anywhere = dataclasses.replace(config, runtime=RuntimeConfig())
     recipe = as_mapping(anywhere)
     work = output.absolute().with_name(f".{output.absolute().name}.pretraining")
-    if (output / "erase.json").is_file():
-        about: dict[str, Any] = read_json(output / "erase.json")
-        different = changes(about["provenance"]["recipe"], anywhere)
-        if different:
-            raise UserError(f"{output} holds a pack of another recipe; it differs in {', '.join(different)}")
-        shutil.rmtree(work, ignore_errors=True)
-        return about
-    if output.exists():
-        raise UserError(f"{output} exists and is no pack; give another --output")
+    processes.start(config.runtime.device)
+    made = processes.on_main(lambda: pack_at(output, anywhere, work))
+    if made is not None:
+        return made
     check_recipe(config)
+    check_writable(output.parent, "the folder")
     images = load_images(asked, config.image_size)
     excluded = [find_class(name, images.names) for name in config.exclude]
     check_data(config, images, excluded)
@@ -205,14 +204,15 @@ def make_pack(
     config: PretrainConfig, recipe: dict[str, Any], images: ImageSet, excluded: list[int], output: Path, work: Path
 ) -> dict[str, Any]:
     """The training itself; the states in ``work`` are continued from."""
-    if (output / "erase.json").is_file():  # by another process, a moment ago
+    if processes.on_main((output / "erase.json").is_file):  # by another run, a moment ago
         return dict(read_json(output / "erase.json"))
-    sweep([*work.rglob(".*"), *output.absolute().parent.glob(f".{output.absolute().name}.*")])
+    beside = output.absolute().parent.glob(f".{output.absolute().name}.*")
+    processes.on_main(lambda: sweep([*work.rglob(".*"), *beside]))
     key = digest(recipe, images.key)
     make_accelerator(config.runtime)
     vae, instrument, scores, kept = make_instruments(config, images, work, key)
     transformer = train_dit(vae, images, config.dit, config, excluded, work / "dit", key)
-    about = {
+    about: dict[str, Any] = {
         "version": 1,
         "family": "digits",
         "classes": sorted(images.names),
@@ -228,14 +228,33 @@ def make_pack(
     }
     model = Model(transformer.cpu(), vae.cpu(), dict(images.names), about)
     scores |= score_samples(model, instrument, images, config, excluded, work / "samples")
-    with replacing_folder(output) as folder:
-        write_pipeline(model, folder)
-        save_instrument(instrument, folder / "classifier", kept)
-        everything = instrument.read(images.batches(range(len(images)))).features
-        write_reference(reference_of(everything, images.labels), folder)
-        write_json(folder / "erase.json", about)
-    shutil.rmtree(work, ignore_errors=True)
+
+    def write() -> None:
+        with replacing_folder(output) as folder:
+            write_pipeline(model, folder)
+            save_instrument(instrument, folder / "classifier", kept)
+            everything = instrument.read(images.batches(range(len(images)))).features
+            write_reference(reference_of(everything, images.labels), folder)
+            write_json(folder / "erase.json", about)
+        shutil.rmtree(work, ignore_errors=True)
+
+    processes.on_main(write)
     return about
+
+
+def pack_at(output: Path, config: PretrainConfig, work: Path) -> dict[str, Any] | None:
+    """What the finished pack of this recipe holds in its erase.json. Raises UserError if the folder is another's."""
+    if (output / "erase.json").is_file():
+        about = read_about(output) or {}
+        with understood(output / "erase.json"):
+            different = changes(about["provenance"]["recipe"], config)
+        if different:
+            raise UserError(f"{output} holds a pack of another recipe; it differs in {', '.join(different)}")
+        shutil.rmtree(work, ignore_errors=True)
+        return about
+    if output.exists():
+        raise UserError(f"{output} exists and is no pack; give another --output")
+    return None
 
 
 def make_instruments(
@@ -268,7 +287,7 @@ def score_samples(
 ) -> dict[str, float]:
     """RA and FID of the new model's own samples, which are drawn into ``folder``, for the record."""
     classes = [label for label in model.classes if label not in excluded]
-    drop_stale_samples(folder, model.key())
+    processes.on_main(lambda: drop_stale_samples(folder, model.key()))
     sample_folder(model, folder, config.sample, classes, "sample", config.runtime.precision)
     reference = statistics(instrument.read(images.batches(images.select(classes))).features)
     reading = read_folder(instrument, folder, classes, config.sample.per_class)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from . import processes
 from .errors import UserError
 from .extractors import Extractor
 from .files import cache_folder, digest, once
 from .metrics import accuracy
 from .pictures import Pictures
-from .streaming import extract
+from .streaming import batch_size, extract
 from .targets import preprocessing
 
 VERSION = 1  # of what a reading is; another one is another key
@@ -48,15 +50,18 @@ def read(one: Pictures, instrument: Extractor, batch: int | None = None, size: i
     """What the extractor says of these images, kept in the cache under a key of their content and of it."""
     key = digest(VERSION, one.key, instrument.key, instrument.layer, instrument.device.type, preprocessing(size))
 
-    def make() -> dict[str, torch.Tensor]:
-        parts: dict[str, list[torch.Tensor]] = {}
-        with tqdm(total=len(one), desc="read", unit="image") as bar:
-            for _, found, _ in extract([one], instrument, batch, size, bar, gate=True):
+    def take(parts: Sequence[range]) -> dict[str, torch.Tensor]:
+        taken: dict[str, list[torch.Tensor]] = {}
+        with tqdm(total=sum(map(len, parts)), desc="read", unit="image") as bar:
+            for _, found, _ in extract([one], instrument, batch, size, bar, gate=True, parts=parts):
                 for name in ("features", "logits", "passed"):
                     value = getattr(found, name)
                     if value is not None:
-                        parts.setdefault(name, []).append(value.cpu())
-        return {name: torch.cat(values) for name, values in parts.items()}
+                        taken.setdefault(name, []).append(value.cpu())
+        return {name: torch.cat(values) for name, values in taken.items()}
+
+    def make() -> dict[str, torch.Tensor]:
+        return processes.by_parts(take, len(one), batch_size(instrument, batch))
 
     held = {name: value.numpy() for name, value in once(cache_folder("read") / f"{key}.safetensors", make).items()}
     return Readings(key, held["features"], held.get("logits"), held.get("passed"), one.labels, instrument.classes)

@@ -1,11 +1,12 @@
 """Per-sample Fisher diagonals and saliency masks.
 
 The diagonal is the mean over samples of the squared per-sample gradient. The square of a batch-mean gradient is another
-quantity, one that depends on the batch size.
+quantity, one that depends on the batch size. Several processes share the batches; all get the whole sum.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from . import processes
 from .compiled import is_compiled
 from .room import Room
 from .signals import check
@@ -52,7 +54,7 @@ def fisher_diagonal(module: nn.Module, loss: PerSampleLoss, batches: Iterable[An
         for parameter in trained:
             parameter.requires_grad_(False)
         room = Room("the Fisher diagonal")
-        for batch in batches:
+        for batch in processes.mine(batches):
             check()
             count += _add_squares(total, hooks, loss, batch, room)
     finally:
@@ -62,7 +64,7 @@ def fisher_diagonal(module: nn.Module, loss: PerSampleLoss, batches: Iterable[An
             parameter.requires_grad_(True)
         for parameter in frozen:
             parameter.requires_grad_(False)
-    return {name: value / max(1, count) for name, value in total.items()}
+    return _mean(total, count)
 
 
 def _add_squares(
@@ -104,14 +106,14 @@ def fisher_by_loop(module: nn.Module, loss: PerSampleLoss, batches: Iterable[Any
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     count = 0
-    for batch in batches:
+    for batch in processes.mine(batches):
         for value in loss(batch).unbind():
             gradients = torch.autograd.grad(value, list(parameters.values()), retain_graph=True, allow_unused=True)
             for name, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
                     total[name] += gradient.float().square()
             count += 1
-    return {name: value / max(1, count) for name, value in total.items()}
+    return _mean(total, count)
 
 
 def fisher_summed(module: nn.Module, loss: PerSampleLoss, images: Iterable[Iterable[Any]]) -> Tensors:
@@ -122,18 +124,23 @@ def fisher_summed(module: nn.Module, loss: PerSampleLoss, images: Iterable[Itera
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     count = 0
-    for image in images:
-        gradient = mean_gradient(module, lambda batch: loss(batch).sum() / len(batch), image, average=False)
+    for image in processes.mine(images):
+        gradient, _ = _summed_gradient(module, lambda batch: loss(batch).sum() / len(batch), image)
         for name, value in gradient.items():
             total[name] += value.square()
         count += 1
-    return {name: value / max(1, count) for name, value in total.items()}
+    return _mean(total, count)
 
 
-def mean_gradient(
-    module: nn.Module, loss: Callable[[Any], torch.Tensor], batches: Iterable[Any], average: bool = True
-) -> Tensors:
-    """Gradient of the mean (or, not ``average``, the sum) over all samples; ``loss`` is a batch's mean. fp32."""
+def mean_gradient(module: nn.Module, loss: Callable[[Any], torch.Tensor], batches: Iterable[Any]) -> Tensors:
+    """Gradient of the mean over all samples; ``loss`` is a batch's mean. fp32."""
+    return _mean(*_summed_gradient(module, loss, processes.mine(batches)))
+
+
+def _summed_gradient(
+    module: nn.Module, loss: Callable[[Any], torch.Tensor], batches: Iterable[Any]
+) -> tuple[Tensors, int]:
+    """Gradient of the sum over all samples of these batches, and their number."""
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     count, room = 0, Room("the mean gradient")
@@ -146,13 +153,28 @@ def mean_gradient(
             if gradient is not None:
                 total[name] += gradient.float()
         count += len(part)
-    return {name: value / max(1, count) for name, value in total.items()} if average else total
+    return total, count
+
+
+def _mean(total: Tensors, count: int) -> Tensors:
+    """Sums over ``count`` samples of this process as the mean over all processes' samples."""
+    device = next((value.device for value in total.values()), torch.device("cpu"))
+    if processes.count() > 1:
+        everyone = torch.tensor(float(count), dtype=torch.float64, device=device)
+        processes.sum_([*total.values(), everyone])
+        count = int(everyone)
+    return {name: value / max(1, count) for name, value in total.items()}
 
 
 @torch.no_grad()
 def mean_loss(loss: PerSampleLoss, batches: Iterable[Any]) -> torch.Tensor:
     """Mean of the per-sample losses over all batches, 0-dim."""
-    return torch.cat([values for _, values in _within(Room("the mean loss"), loss, batches)]).mean()
+    found = [values for _, values in _within(Room("the mean loss"), loss, processes.mine(batches))]
+    if processes.count() == 1:
+        return torch.cat(found).mean()
+    sums = itertools.chain.from_iterable(processes.gather([(v.double().sum().item(), len(v)) for v in found]))
+    total, count = (sum(column) for column in zip(*sums, strict=True))
+    return torch.tensor(total / count, dtype=torch.float32)
 
 
 def _within(room: Room, compute: Callable[[Any], Made], batches: Iterable[Any]) -> Iterator[tuple[Any, Made]]:
@@ -256,9 +278,10 @@ class _LayerHook:
         if isinstance(self.layer, nn.Conv2d):
             uses = [_as_patches(self.layer, x, g) for x, g in uses]
         pairs = [(x.float().reshape(n, -1, x.shape[-1]), g.reshape(n, -1, g.shape[-1])) for x, g in uses]
-        inputs = torch.cat([x for x, _ in pairs], dim=1)
-        outputs = torch.cat([g for _, g in pairs], dim=1)
-        if all(torch.equal(x, pairs[0][0]) for x, _ in pairs[1:]):
+        inputs, outputs = (value.contiguous() for value in pairs[0])
+        if len(pairs) > 1:
+            inputs, outputs = (torch.cat(values, dim=1) for values in zip(*pairs, strict=True))
+        if len(pairs) > 1 and all(torch.equal(x, pairs[0][0]) for x, _ in pairs[1:]):
             inputs, outputs = pairs[0][0], torch.stack([g for _, g in pairs]).sum(0)
         if inputs.shape[1] == 1:  # one token: the square of an outer product is the product of the squares
             squares = outputs[:, 0].square().T @ inputs[:, 0].square()

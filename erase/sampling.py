@@ -11,15 +11,17 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from . import processes
 from .ahead import ahead
 from .config import SampleConfig, as_mapping
+from .dit import embedded_once
 from .errors import UserError
 from .files import replacing
 from .model import NO_VAE, SCHEDULER, Model
 from .precision import autocast
 from .rng import image_seed
 from .room import Room
-from .signals import check, stopping
+from .signals import check_together, stopping
 
 DECODE_BATCH = 100
 WRITERS = 2  # threads that pack image files
@@ -93,7 +95,7 @@ def denoise(
     scheduler.set_timesteps(steps)  # on the CPU, where the schedulers look them up: no step waits for a GPU
     channels = model.latent_shape[0]
     classes = torch.tensor(list(labels), device=model.device)
-    with autocast(precision, model.device):  # one context for all steps: weights are cast once
+    with autocast(precision, model.device), embedded_once(model.transformer):  # all steps: weights are cast once
         for t in scheduler.timesteps:
             output = guided_output(model, latents, t, classes, guidance_scale, precision, guidance_channels)
             if sampler == "ancestral":
@@ -223,28 +225,33 @@ def sample_folder(
 ) -> None:
     """Fills ``folder/CCCC/IIIII.png`` with ``config.per_class`` images of each class, or as many as ``classes`` says.
 
-    Files already there are kept. A file depends on the class, its number and its block's other images alone. Raises
-    Interrupted after a signal, when the blocks that were drawn are written.
+    Files already there are kept. A file depends on the class, its number and its block's other images alone. Several
+    processes share whole blocks, and each returns when all files are there. Raises Interrupted after a signal, when the
+    blocks that were drawn are written.
     """
     room = Room("sampling")
     how = (config.guidance_scale, config.steps, config.sampler, precision, config.guidance_channels)
     counts = classes if isinstance(classes, Mapping) else dict.fromkeys(classes, config.per_class)
+    whole = blocks(counts, config.block, config.retain_total is not None)
 
-    def missing() -> Iterator[tuple[list[Path], np.ndarray]]:
-        for block in blocks(counts, config.block, config.retain_total is not None):
+    def left() -> list[list[tuple[int, int]]]:
+        return [block for block in whole if not all(image_path(folder, *image).is_file() for image in block)]
+
+    def drawn() -> Iterator[tuple[list[Path], np.ndarray]]:
+        for block in own:
             paths = [image_path(folder, label, number) for label, number in block]
-            if all(path.is_file() for path in paths):
-                bar.update(len(paths))
-                continue
             if stopping():
                 return
             seeds = [image_seed(config.seed, label, number) for label, number in block]
             yield paths, sample(model, [label for label, _ in block], seeds, *how, room=room)
 
-    with tqdm(total=sum(counts.values()), desc=title, unit="image") as bar:
-        for (paths, _), _ in ahead(_write_images, missing(), WRITERS):  # files are packed while the next are drawn
+    missing = processes.on_main(left)
+    own = processes.dealt(missing, len)
+    done = sum(counts.values()) - sum(map(len, missing))
+    with tqdm(total=done + sum(map(len, own)), initial=done, desc=title, unit="image") as bar:
+        for (paths, _), _ in ahead(_write_images, drawn(), WRITERS):  # files are packed while the next are drawn
             bar.update(len(paths))
-    check()
+    check_together()  # also waits for the others' files
 
 
 def _write_images(block: tuple[list[Path], np.ndarray]) -> None:

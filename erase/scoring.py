@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from . import processes
 from .classifier import Instrument, Reading
 from .data.images import ImageSet, read_image
 from .files import cache_folder, digest, once
@@ -24,10 +25,13 @@ WIDE = 1024  # features beyond which a resampled Frechet distance takes minutes:
 
 def real_features(instrument: Instrument, images: ImageSet) -> np.ndarray:
     """Features of all real images, n x d, cached by content."""
-    everything = np.arange(len(images))
+
+    def read(parts: Sequence[range]) -> dict[str, torch.Tensor]:
+        batches = (next(images.batches(part, len(part))) for part in parts)
+        return {"features": torch.from_numpy(instrument.read(batches).features)}
 
     def make() -> dict[str, torch.Tensor]:
-        return {"features": torch.from_numpy(instrument.read(images.batches(everything, READ_BATCH)).features)}
+        return processes.by_parts(read, len(images), READ_BATCH)
 
     name = digest(images.key, instrument.key)
     features: np.ndarray = once(cache_folder("features") / f"{name}.safetensors", make)["features"].numpy()
@@ -53,11 +57,15 @@ def read_folder(
     ``per_class``: images of each class, one number or one a class.
     """
 
-    def make() -> dict[str, torch.Tensor]:
-        counts = np.broadcast_to(per_class, len(classes)).tolist()
-        paths = [image_path(folder, c, number) for c, n in zip(classes, counts, strict=True) for number in range(n)]
-        reading = instrument.read(_batches(paths))
+    counts = dict(zip(classes, np.broadcast_to(per_class, len(classes)).tolist(), strict=True))
+    paths = [image_path(folder, label, number) for label, count in counts.items() for number in range(count)]
+
+    def read(parts: Sequence[range]) -> dict[str, torch.Tensor]:
+        reading = instrument.read(_images(paths, part) for part in parts)
         return {name: torch.from_numpy(value) for name, value in vars(reading).items()}
+
+    def make() -> dict[str, torch.Tensor]:
+        return processes.by_parts(read, len(paths), READ_BATCH)
 
     if cache is None:
         values = make()
@@ -71,13 +79,17 @@ def folder_features(
 ) -> np.ndarray:
     """``features`` of the uint8 images ``folder/CCCC/IIIII.png``, n x d float32, in the order of ``counts``."""
     paths = [image_path(folder, label, number) for label, count in counts.items() for number in range(count)]
-    return torch.cat([features(images).float().cpu() for images in _batches(paths)]).numpy()
+
+    def read(parts: Sequence[range]) -> dict[str, torch.Tensor]:
+        return {"features": torch.cat([features(_images(paths, part)).float().cpu() for part in parts])}
+
+    found: np.ndarray = processes.by_parts(read, len(paths), READ_BATCH)["features"].numpy()
+    return found
 
 
-def _batches(paths: Sequence[Path]) -> Iterator[torch.Tensor]:
-    for start in range(0, len(paths), READ_BATCH):
-        check()
-        yield torch.stack([read_image(path) for path in paths[start : start + READ_BATCH]])
+def _images(paths: Sequence[Path], part: range) -> torch.Tensor:
+    check()
+    return torch.stack([read_image(paths[number]) for number in part])
 
 
 def score_reading(

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from .launched import launched_rank
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TOGETHER = 0.5  # seconds within which a second signal is the first one's echo: from a launcher and from the terminal
 _asked: tuple[int, float] | None = None
@@ -48,6 +50,15 @@ def check() -> None:
         raise Interrupted(_asked[0])
 
 
+def check_together() -> None:
+    """As :func:`check`, of several processes in all at the same place, whichever of them the signal came to."""
+    from . import processes  # imports torch, which the command line must not
+
+    number = processes.largest(0 if _asked is None else _asked[0])
+    if number:
+        raise Interrupted(number)
+
+
 def stopping() -> bool:
     """Whether a signal has arrived."""
     return _asked is not None
@@ -58,7 +69,9 @@ def _note(number: int, frame: Any) -> None:
     now = time.monotonic()
     if _asked is None:
         _asked = number, now
-        os.write(2, b"\nerase: finishing this step, then saving; once more stops at once\n")
+        if not launched_rank():
+            os.write(2, b"\nerase: finishing this step, then saving; once more stops at once\n")
     elif now - _asked[1] > TOGETHER:
-        os.write(2, b"\nerase: stopped at once; the same command continues from the last saved state\n")
+        if not launched_rank():
+            os.write(2, b"\nerase: stopped at once; the same command continues from the last saved state\n")
         os._exit(128 + number)

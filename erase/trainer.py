@@ -17,11 +17,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from tqdm import tqdm
 
-from . import signals
+from . import processes, signals
 from .ahead import ahead
 from .config import ObjectiveConfig, RuntimeConfig, UnlearnConfig
 from .data.latents import Batch, LatentStream
-from .errors import UserError
+from .errors import StoppedError, UserError
 from .gradient import Backward, Take
 from .methods import Method
 from .optim import Shared, scheduled
@@ -47,6 +47,7 @@ def check_runtime(runtime: RuntimeConfig) -> None:
 def make_accelerator(runtime: RuntimeConfig, output: Path | None = None) -> Accelerator:
     """The process group, device and precision of a run: bf16 autocast on a GPU, fp32 elsewhere."""
     check_runtime(runtime)
+    processes.start(runtime.device)
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
     cpu = runtime.device == "cpu" or not torch.cuda.is_available()
@@ -121,10 +122,7 @@ class Trainer:
         saved, after a signal.
         """
         total = len(self.steps())
-        last = None if self.log.path is None else self.log.steps()  # a state is of no use without its rows
-        start = load_state(self.state, self.key, self._weights(), self.policy.optimizers, last)
-        self.log.trim(start)
-        done = start
+        done = start = self._load()
         show = self.accelerator.is_main_process
         try:
             self._look(done)
@@ -135,7 +133,7 @@ class Trainer:
                     if loss is not None:
                         bar.set_postfix({row["objective"]: f"{loss:.4f}"})
                     done = row["step"] + 1
-                    signals.check()
+                    signals.check_together()
                     self._look(done)
                     if done % self.save_every == 0 and done < total:
                         self._save(done)
@@ -166,7 +164,20 @@ class Trainer:
         self.log.flush(sync=True)
         if not is_finite(self._weights(), self.policy.optimizers):
             raise self.log.bad("a weight or an optimizer's moment is not finite", done - 1, self.steps()[done - 1][1])
-        save_state(self.state, done, self.key, self._weights(), self.policy.optimizers)
+        processes.on_main(lambda: save_state(self.state, done, self.key, self._weights(), self.policy.optimizers))
+
+    def _load(self) -> int:
+        """Takes up the saved state; the number of its steps."""
+
+        def load(last: int | None) -> int:
+            return load_state(self.state, self.key, self._weights(), self.policy.optimizers, last)
+
+        # a state is of no use without its rows
+        start = processes.on_main(lambda: load(None if self.log.path is None else self.log.steps()))
+        if not processes.is_main() and load(start) != start:
+            raise StoppedError(f"not every process can read {self.state}; it must be on storage that all see")
+        processes.on_main(lambda: self.log.trim(start))
+        return start
 
     def walk(self, start: int = 0) -> Generator[dict[str, Any], None, None]:
         """Takes the steps from number ``start`` on, and gives what each did; its numbers are still on the device.
@@ -263,9 +274,9 @@ class Trainer:
         what = next(f"{k} is {v}" for k, v in found.items() if isinstance(v, float) and not math.isfinite(v))
         if int(self.skipped) > self.bad_steps:
             raise self.log.bad(what, step, objective)
-        tqdm.write(
-            f"step {step} ({objective}) skipped: {what}; {int(self.skipped)} of {self.bad_steps}", file=sys.stderr
-        )
+        if processes.is_main():
+            counted = f"{int(self.skipped)} of {self.bad_steps}"
+            tqdm.write(f"step {step} ({objective}) skipped: {what}; {counted}", file=sys.stderr)
 
     def _scheduled(self, objective: str, round_: int) -> tuple[float, float]:
         settings: ObjectiveConfig = getattr(self.plan, objective)

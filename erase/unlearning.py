@@ -14,18 +14,21 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from . import processes
 from .beforehand import prepare
 from .compiled import compiled
 from .config import ResolvedConfig, RunConfig
 from .data.split import Split, encode_split
 from .dit import time_shift
-from .files import cache_folder, digest, read_json, read_tensors, write_json, write_tensors
+from .faults import under_way
+from .files import cache_folder, digest, read_tensors, write_json, write_tensors
 from .labels import find_forget
 from .locks import held
 from .methods import Method
 from .model import ORIGINAL_NOTE, Model, load_model, save_model, weights_key
 from .optim import make_policy
 from .originals import copy_samples, drop_stale_samples, original_samples
+from .packs import read_results
 from .precision import arithmetic, restore_forward
 from .presets import config_hash, family_of, output_folder, resolve, with_classes
 from .report.card import model_card
@@ -43,7 +46,7 @@ from .runfolder import (
     tidy,
 )  # fmt: skip
 from .sampling import sample_folder
-from .signals import check
+from .signals import check_together
 from .snapshots import take_snapshot
 from .stage import Stage, preflight, raise_gate
 from .trainer import Trainer, make_accelerator
@@ -65,25 +68,44 @@ def run_in_folder(
     """As :func:`run`; also the run folder."""
     started = time.monotonic()
     config = resolve(request, words)
+    processes.start(config.runtime.device)
     model = load_model(config.model.source, config.model.vae, config.model.num_heads)
     forget = find_forget(config.forget, model.labels)
     config = with_classes(config, forget)
     output = output_folder(request, config, forget)
-    again = force and not settle(output)
-    check_folder(output, config)
-    if finished(output) and not again:
-        tidy(output)
-        return finished_results(output, config), output
+    again, results = processes.on_main(lambda: standing(output, config, force))
+    if results is not None:
+        return results, output
     stage = preflight(config, model)
     with held(output, BUSY.format(output=output)):
-        if finished(output) and not again:  # by another process, a moment ago
-            return finished_results(output, config), output
-        place = redo_folder(output, config) if finished(output) else output
-        claim_folder(place, config, space_needed(model, stage.counts, config.optimizer.policy))
+        need = space_needed(model, stage.counts, config.optimizer.policy)
+        place = processes.on_main(lambda: claim(output, config, need, again))
+        if place is None:  # by another run, a moment ago
+            return processes.on_main(lambda: finished_results(output, config)), output
         results = forget_classes(config, model, stage, forget, place, started)
         if place != output:
-            exchange(output)
+            processes.on_main(lambda: exchange(output))
     return results, output
+
+
+def standing(output: Path, config: ResolvedConfig, force: bool) -> tuple[bool, dict[str, Any] | None]:
+    """Whether a finished run is to be redone, and the results of one that is not. Raises UserError for another's."""
+    settled = settle(output)
+    check_folder(output, config)
+    again = force and not settled
+    if again or not finished(output):
+        return again, None
+    tidy(output)
+    return again, finished_results(output, config)
+
+
+def claim(output: Path, config: ResolvedConfig, need: int, again: bool) -> Path | None:
+    """The folder to run in, made the run's own; None if the run is finished."""
+    if finished(output) and not again:
+        return None
+    place = redo_folder(output, config) if finished(output) else output
+    claim_folder(place, config, need)
+    return place
 
 
 def forget_classes(
@@ -99,6 +121,8 @@ def forget_classes(
 
     with timed(seconds, "score"):
         stage = raise_gate(stage, accelerator.device)
+        if stage.instrument is not None:
+            stage.real_features()  # into the cache: an image that cannot be read is told before the first step
 
     with timed(seconds, "sample"):
         runtime = config.runtime
@@ -116,16 +140,33 @@ def forget_classes(
     restore_forward(model.transformer)
 
     with timed(seconds, "sample"):
-        drop_stale_samples(output / "samples", digest(original.name, weights_key(model.transformer)))
-        copy_samples(original, output / "samples" / "original", stage.counts)
+        processes.on_main(lambda: place_originals(original, model, output / "samples", stage.counts))
         folder, precision = output / "samples" / "erased", config.runtime.precision
         with compiled(model.transformer, config.runtime.compile):
             sample_folder(model, folder, config.sample, stage.counts, "sample erased", precision)
 
-    check()
+    check_together()
     with timed(seconds, "score"):
         results = score(config, model, stage, forget, output, original)
 
+    results = processes.on_main(lambda: finish(config, model, stage, forget, output, before, results, seconds, started))
+    if config.runtime.tracker:
+        accelerator.end_training()
+    return results
+
+
+def finish(
+    config: ResolvedConfig,
+    model: Model,
+    stage: Stage,
+    forget: list[int],
+    output: Path,
+    before: str,
+    results: dict[str, Any],
+    seconds: dict[str, float],
+    started: float,
+) -> dict[str, Any]:
+    """Writes grid, pack and, last of all, results.json; what that holds."""
     draw(config, model, stage, forget, output)
     about = model.pack or {"version": 1, "family": family_of(config.model.source), "classes": model.classes}
     by = {key: results[key] for key in ("method", "optimizer", "seed", "config_hash")}
@@ -139,8 +180,6 @@ def forget_classes(
     seconds["total"] = time.monotonic() - started
     results["seconds"] = {key: round(value, 2) for key, value in seconds.items()}
     write_json(output / "results.json", results)
-    if config.runtime.tracker:
-        accelerator.end_training()
     return finished_results(output, config)
 
 
@@ -148,13 +187,20 @@ def finished_results(output: Path, config: ResolvedConfig) -> dict[str, Any]:
     """What ``results.json`` holds; the state, of no more use, goes."""
     if not config.runtime.keep_state:
         shutil.rmtree(output / "state", ignore_errors=True)
-    return dict(read_json(output / "results.json"))
+    return read_results(output, whole=True)
+
+
+def place_originals(original: Path, model: Model, samples: Path, counts: Mapping[int, int]) -> None:
+    """The run's folder of samples, with the original model's in it and no other weights' images."""
+    drop_stale_samples(samples, digest(original.name, weights_key(model.transformer)))
+    copy_samples(original, samples / "original", counts)
 
 
 @contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     begin = time.monotonic()
-    yield
+    with under_way():
+        yield
     seconds[name] = seconds.get(name, 0.0) + time.monotonic() - begin
 
 
@@ -164,7 +210,7 @@ def unlearn(
     """Trains the transformer in place; or takes the weights that the same training left in the cache."""
     how = arithmetic(model.device, config.runtime.precision, config.runtime.compile)
     kept = cache_folder("weights") / f"{method.name}-{digest(key, *how)}.safetensors"
-    if method.keeps_weights and kept.is_file():
+    if method.keeps_weights and processes.on_main(kept.is_file):
         with torch.no_grad():
             for name, value in read_tensors(kept).items():
                 model.transformer.get_parameter(name).copy_(value)
@@ -192,8 +238,15 @@ def unlearn(
         trainer.run()
     model.transformer.disable_gradient_checkpointing()
     trainer.take_average()
+    check_equal(model)
     if method.keeps_weights:
-        write_tensors(kept, dict(model.transformer.named_parameters()))
+        processes.on_main(lambda: write_tensors(kept, dict(model.transformer.named_parameters())))
+
+
+def check_equal(model: Model) -> None:
+    """Raises RuntimeError if processes that took the same steps have come to different weights."""
+    if processes.count() > 1 and len(set(processes.gather(weights_key(model.transformer)))) > 1:
+        raise RuntimeError("the processes' weights have drifted apart; their devices must be of one kind")
 
 
 def watch(config: ResolvedConfig, model: Model, output: Path, step: int) -> None:

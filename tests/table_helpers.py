@@ -62,3 +62,8 @@ def sleep(task):
     task.value.write_text(str(os.getpid()))
     time.sleep(60)
     return {}
+
+
+def seen_gpu(task):
+    time.sleep(0.2)
+    return {"gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}

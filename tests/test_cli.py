@@ -40,7 +40,19 @@ def test_importing_erase_and_its_command_does_not_import_torch():
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["run"], ["pretrain"], ["table"], ["methods"], ["convert"], ["fid"], ["score"], ["sample"], ["grid"]],
+    [
+        [],
+        ["run"],
+        ["pretrain"],
+        ["table"],
+        ["methods"],
+        ["convert"],
+        ["fid"],
+        ["score"],
+        ["sample"],
+        ["grid"],
+        ["report"],
+    ],
 )
 def test_help_does_not_import_torch(command):
     code = (
@@ -379,10 +391,12 @@ def test_sample_draws_into_a_folder(call, pack, tmp_path):
         (["fid"], ["Missing argument 'DIR...'"]),
         (["fid", "x"], ["Missing option '--reference'"]),
         (["fid", "x", "--reference", "y", "--extractor", "digits"], ["no images at x"]),
-        (["fid", "x", "--reference", "y", "--extractor", "nope"], ["no extractor 'nope'"]),
-        (["fid", "x", "--reference", "y"], ["weights-inception", "put it at", "--weights"]),
-        (["fid", "x", "--reference", "y", "--weights", "z"], ["no Inception weights at z"]),
-        (["fid", "x", "--reference", "y", "--extractor", "digits", "--device", "gpu"], ["no device 'gpu'"]),
+        (["fid", ".", "--reference", ".", "--extractor", "nope"], ["no extractor 'nope'"]),
+        (["fid", "x", "--reference", "digits"], ["no images at x"]),
+        (["fid", ".", "--reference", "y"], ["no images at y; a reference is"]),
+        (["fid", ".", "--reference", "."], ["weights-inception", "put it at", "--weights"]),
+        (["fid", ".", "--reference", ".", "--weights", "z"], ["no Inception weights at z"]),
+        (["fid", ".", "--reference", ".", "--extractor", "digits", "--device", "gpu"], ["no device 'gpu'"]),
         (["score"], ["Missing argument 'RUN|DIR...'"]),
         (["score", "x", "--extractor", "digits"], ["no images at x"]),
         (["score", "x", "--metrics", "fdi"], ["unknown metric 'fdi'; did you mean 'fid'"]),

@@ -16,10 +16,10 @@ from erase.table import golden, work
 from erase.table.cells import held
 from erase.table.config import load_table
 from erase.table.plan import make_plan
-from erase.table.pool import inline, processes
+from erase.table.pool import gpus, inline, processes
 from erase.table.run import run_table
 
-from .table_helpers import Piece, Stub, entry, scores, sleep, square
+from .table_helpers import Piece, Stub, entry, scores, seen_gpu, sleep, square
 from .test_sources import hub_cache, old_layout, pipeline
 
 ROW = {"method": "sfron", "optimizer": "dual"}
@@ -446,6 +446,21 @@ def test_pieces_of_work_have_processes_of_their_own_and_fail_alone():
     assert found[4]["square"] == 16
     assert found[13] == {"error": "ValueError: no luck"}
     assert found[99] == {"error": "the process ended with code 7"}
+
+
+def test_each_place_has_a_gpu_of_its_own_in_turn(monkeypatch):
+    monkeypatch.setattr("erase.table.pool.gpus", lambda: ["3", "5"])
+    seen = [result["gpu"] for _, result in processes(seen_gpu, [Piece(number) for number in range(4)], 2, 1)]
+    assert sorted(seen) == ["3", "3", "5", "5"]
+
+
+def test_gpus_have_the_names_that_they_are_called_by(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, 7")
+    assert gpus() == ["GPU-a", "7"]
 
 
 def test_leaving_the_pool_ends_its_processes(tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from .. import processes
 from ..ahead import ahead, cores
 from ..errors import UserError
 from ..files import cache_folder, digest, read_tensors, write_tensors
@@ -99,12 +100,15 @@ def encode_moments(
 
     What is in the cache is not encoded again; it is found by the images' content, ``key`` (the VAE's) and ``flip``.
     An image that cannot be read is named on stderr. Raises UserError if they are more than one in a thousand.
+    Several processes share the files that are missing.
     """
     indices = np.asarray(indices, dtype=np.int64)
     shards = _shards(images, indices, key, flip)
-    missing = [shard for shard in shards if not _complete(shard)]
-    if missing:
-        _encode(vae, images, indices, missing, flip)
+    missing = processes.on_main(lambda: [number for number, shard in enumerate(shards) if not _complete(shard)])
+    own = [shards[number] for number in processes.mine(missing)]
+    if own:
+        _encode(vae, images, indices, own, flip)
+    processes.barrier()
     stored = [read_tensors(shard.path) for shard in shards]
     places, good = np.zeros((len(indices), 2), dtype=np.int64), np.zeros(len(indices), dtype=bool)
     for number, (shard, tensors) in enumerate(zip(shards, stored, strict=True)):
@@ -203,5 +207,5 @@ def _judge(images: ImageSet, indices: np.ndarray, good: np.ndarray) -> None:
     bad = indices[~good]
     if len(bad) > BAD_SHARE * len(indices):
         raise UserError(f"{len(bad)} of {len(indices)} images cannot be read, the first is {images.files[bad[0]]}")
-    for index in bad.tolist():
+    for index in bad.tolist() if processes.is_main() else ():
         print(f"left out, cannot be read: {images.files[index]}", file=sys.stderr)

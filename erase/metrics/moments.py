@@ -58,6 +58,14 @@ class Moments:
             self._take(torch.cat(self._waiting))
         self._waiting, self._rows = [], 0
 
+    def cpu(self) -> Moments:
+        """A copy on the CPU."""
+        self._flush()
+        copy = Moments()
+        if self.count:
+            copy._merge(self.count, self.mean.cpu(), self.scatter.cpu())
+        return copy
+
     def merge(self, other: Moments) -> None:
         """Adds what another has seen."""
         self._flush()

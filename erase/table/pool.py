@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol, cast
+
+import torch
 
 from ..signals import Interrupted, check, graceful
 
@@ -30,24 +34,29 @@ Runner = Callable[[Work, Sequence[Any], int, int], Results]
 
 
 def processes(work: Work, tasks: Sequence[Any], jobs: int, threads: int) -> Results:
-    """Each task with what ``work`` gave for it, or with ``{"error": text}``, as they end."""
+    """Each task with what ``work`` gave for it, or with ``{"error": text}``, as they end.
+
+    Each of the ``jobs`` places has one of the GPUs, in turn, and its processes see that one alone.
+    """
     context = _context()
-    waiting, running = list(tasks), dict[Any, tuple[Any, Any]]()
+    waiting, running = list(tasks), dict[Any, tuple[Any, Any, str | None]]()
+    free = deque(gpu for gpu, _ in zip(itertools.cycle(gpus()), range(jobs), strict=False))
     try:
         while waiting or running:
             check()
             while waiting and len(running) < jobs:
                 task = waiting.pop(0)
                 ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_child, args=(theirs, work, task), daemon=True)
+                gpu = free.popleft() if free else None
+                process = context.Process(target=_child, args=(theirs, work, task, gpu), daemon=True)
                 with environment(TQDM_DISABLE="1", OMP_NUM_THREADS=str(threads)):  # read when its imports run
                     process.start()
                 theirs.close()
-                running[ours] = task, process
+                running[ours] = task, process, gpu
             while not (found := wait(list(running), POLL)):
                 check()
             for ready in found:
-                task, process = running[ready]
+                task, process, gpu = running[ready]
                 try:
                     result = cast(Connection, ready).recv()
                 except EOFError:
@@ -55,14 +64,24 @@ def processes(work: Work, tasks: Sequence[Any], jobs: int, threads: int) -> Resu
                     result = {"error": f"the process ended with code {process.exitcode}"}
                 process.join()
                 del running[ready]
+                if gpu is not None:
+                    free.append(gpu)
                 yield task, result
     finally:
-        for _, process in running.values():
+        for _, process, _ in running.values():
             process.terminate()
-        for _, process in running.values():
+        for _, process, _ in running.values():
             process.join(PATIENCE)
             process.kill()
             process.join()
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process sees, by the names that CUDA_VISIBLE_DEVICES gives them."""
+    if not torch.cuda.is_available():
+        return []
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return named[: torch.cuda.device_count()] or [str(number) for number in range(torch.cuda.device_count())]
 
 
 def _context() -> Any:
@@ -89,7 +108,9 @@ def attempt(work: Work, task: Any) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]}
 
 
-def _child(connection: Connection, work: Work, task: Any) -> None:
+def _child(connection: Connection, work: Work, task: Any, gpu: str | None) -> None:
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when CUDA is first used
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, after it has heard of it
     threading.Thread(target=_follow_parent, daemon=True).start()
     if task.log is not None:

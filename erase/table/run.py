@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from ..ahead import cores
@@ -17,7 +16,7 @@ from .cells import Entry, Standing, Store, held, standings
 from .config import dotted, find_table, load_table
 from .golden import check_golden
 from .plan import Plan, make_plan
-from .pool import Runner, processes
+from .pool import Runner, gpus, processes
 from .render import render
 from .work import CellTask, do_cell
 
@@ -39,7 +38,7 @@ def run_table(
     plan = make_plan(load_table(path))
     if only_render:
         return render(plan, standings(Store(folder), plan), folder, path.stem)
-    run, many = runner or processes, jobs or (1 if torch.cuda.is_available() else cores())
+    run, many = runner or processes, jobs or len(gpus()) or cores()
     with held(folder):
         store = Store(folder)
         store.cache()  # refused here rather than in every cell

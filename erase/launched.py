@@ -1,0 +1,50 @@
+"""What a launcher (torchrun, accelerate launch) says of the processes that it started. Light: no torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .errors import UserError
+
+SHARED = ("run", "pretrain", "sample", "score", "fid")  # commands whose work is dealt out
+
+
+def launched() -> int:
+    """How many processes the launcher started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def launched_rank() -> int:
+    """This process's number among them, from 0."""
+    return int(os.environ.get("RANK") or 0) if launched() > 1 else 0
+
+
+def be_quiet() -> None:
+    """All but the main process give no result and show no progress; they still can say what went wrong."""
+    if launched_rank():
+        os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def admit(command: str | None) -> None:
+    """Ends all but the main process of a command that cannot be shared. Raises UserError for ``table``."""
+    if launched() == 1 or command in SHARED:
+        return
+    if command == "table":
+        raise UserError("erase table starts processes of its own, one a GPU or --jobs N; start it without torchrun")
+    if launched_rank():
+        sys.exit(0)
+
+
+def may_speak() -> bool:
+    """Whether this process is the one to say why all end: the first that asks, where that can be known."""
+    processes = sys.modules.get("erase.processes")
+    return processes.first_to_end() if processes is not None else launched_rank() == 0
+
+
+def leave() -> None:
+    """Takes leave of the other processes, after all is done."""
+    processes = sys.modules.get("erase.processes")
+    if processes is not None:
+        processes.stop()
