@@ -90,8 +90,9 @@ def run_in_folder(
 
 def standing(output: Path, config: ResolvedConfig, force: bool) -> tuple[bool, dict[str, Any] | None]:
     """Whether a finished run is to be redone, and the results of one that is not. Raises UserError for another's."""
-    again = force and not settle(output)
+    settled = settle(output)
     check_folder(output, config)
+    again = force and not settled
     if again or not finished(output):
         return again, None
     tidy(output)
