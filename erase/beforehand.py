@@ -28,6 +28,7 @@ from .room import Room
 from .saliency import FISHER_BATCH
 from .sampling import drawing, latents_within
 from .signals import check
+from .steplog import BadNumberError
 from .task import DiffusionTask
 
 
@@ -60,7 +61,14 @@ def prepare(
 
     def make() -> dict[str, torch.Tensor]:
         replay = partial(replay_set, model, config.sample, precision=config.runtime.precision)
-        return method.precompute(Beforehand(model.transformer, batches, replay, part))
+        tensors = method.precompute(Beforehand(model.transformer, batches, replay, part))
+        bad = [name for name, value in tensors.items() if not value.isfinite().all()]
+        if bad:
+            raise BadNumberError(
+                f"what {method.name} computes beforehand is not finite ({bad[0]}), and was not kept; try "
+                "runtime.precision=fp32, or another model if its weights are damaged"
+            )
+        return tensors
 
     tensors: dict[str, torch.Tensor] = {}
     if type(method).precompute is not Method.precompute:

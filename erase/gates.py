@@ -18,6 +18,7 @@ from .data.split import balanced
 from .errors import UserError
 from .files import cache_folder, digest, once
 from .published import Published, unit
+from .signals import check
 
 KEEP = 0.995  # of the held-out real images; 0.99 is promised
 NEAR = 4  # nearest classes that add all their images, as the forgotten ones do
@@ -114,6 +115,7 @@ def _read_parts(
     total = sum(map(len, parts))
     with tqdm(total=total, desc="read real images", unit="image", disable=total < 2000) as bar:
         for _, (pixels, fine) in ahead(read, parts, max(2, cores())):
+            check()
             found.append(features(pixels).float().cpu())
             good.append(fine)
             bar.update(len(fine))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from .metrics import accuracy
 from .metrics.extractor import register
 from .metrics.fid import Statistics, fid
 from .sampling import image_path
+from .signals import check
 
 READ_BATCH = 200
 WIDE = 1024  # features beyond which a resampled Frechet distance takes minutes: no interval
@@ -60,7 +61,7 @@ def read_folder(
     paths = [image_path(folder, label, number) for label, count in counts.items() for number in range(count)]
 
     def read(parts: Sequence[range]) -> dict[str, torch.Tensor]:
-        reading = instrument.read(_images(paths, part) for part in parts)
+        reading = instrument.read(_batches(paths, parts))
         return {name: torch.from_numpy(value) for name, value in vars(reading).items()}
 
     def make() -> dict[str, torch.Tensor]:
@@ -80,14 +81,16 @@ def folder_features(
     paths = [image_path(folder, label, number) for label, count in counts.items() for number in range(count)]
 
     def read(parts: Sequence[range]) -> dict[str, torch.Tensor]:
-        return {"features": torch.cat([features(_images(paths, part)).float().cpu() for part in parts])}
+        return {"features": torch.cat([features(images).float().cpu() for images in _batches(paths, parts)])}
 
     found: np.ndarray = processes.by_parts(read, len(paths), READ_BATCH)["features"].numpy()
     return found
 
 
-def _images(paths: Sequence[Path], part: range) -> torch.Tensor:
-    return torch.stack([read_image(paths[number]) for number in part])
+def _batches(paths: Sequence[Path], parts: Sequence[range]) -> Iterator[torch.Tensor]:
+    for part in parts:
+        check()
+        yield torch.stack([read_image(paths[number]) for number in part])
 
 
 def score_reading(

@@ -20,6 +20,7 @@ from erase.presets import resolve
 from erase.runfolder import check_folder, claim_folder
 from erase.sampling import image_path, sample_folder
 from erase.stage import data_source, preflight
+from erase.steplog import BadNumberError
 from erase.trainer import make_accelerator
 from erase.unlearning import run
 
@@ -86,6 +87,17 @@ def test_what_was_computed_beforehand_is_kept(monkeypatch, tmp_path):
     prepared(monkeypatch, tmp_path / "c", samples=20)
     prepared(monkeypatch, tmp_path / "d", seed=1)
     assert Counting.made == [10, 20, 10]
+
+
+def test_what_is_not_finite_is_not_kept(monkeypatch, tmp_path):
+    class Bad(Counting):
+        def precompute(self, beforehand):
+            return {**super().precompute(beforehand), "bad": torch.tensor([1.0, float("nan")])}
+
+    for _ in range(2):
+        with pytest.raises(BadNumberError, match=r"counting computes beforehand is not finite \(bad\)"):
+            prepared(monkeypatch, tmp_path, samples=30, method=Bad)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_inherited_computation_is_made_too(monkeypatch, tmp_path):
