@@ -14,11 +14,18 @@ IN_ADVANCE = 2  # items for each thread
 
 
 def ahead(
-    make: Callable[[Item], Made], items: Iterable[Item], threads: int, depth: int | None = None
+    make: Callable[[Item], Made],
+    items: Iterable[Item],
+    threads: int,
+    depth: int | None = None,
+    start: Callable[[], None] | None = None,
 ) -> Generator[tuple[Item, Made], None, None]:
-    """``(item, make(item))`` in order, made in ``threads`` threads, at most ``depth`` items in advance."""
+    """``(item, make(item))`` in order, made in ``threads`` threads, at most ``depth`` items in advance.
+
+    ``start`` is called by each thread before its first item.
+    """
     depth = IN_ADVANCE * threads if depth is None else depth
-    pool = ThreadPoolExecutor(threads)
+    pool = ThreadPoolExecutor(threads, initializer=start)
     waiting: deque[tuple[Item, Future[Made]]] = deque()
     try:
         for item in items:

@@ -14,7 +14,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from .errors import UserError
-from .files import digest, read_json, read_tensors, write_json, write_tensors
+from .files import digest, read_tensors, write_json, write_tensors
+from .packs import read_classifier
+from .untrusted import reason
 
 NEIGHBOURS = 3
 GATE_POOL = 2
@@ -31,6 +33,15 @@ class Network(nn.Module):
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         result: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = super().__call__(images)
         return result
+
+
+class Pool(nn.AdaptiveAvgPool2d):
+    """Of a map that has the wanted size already, its mean over single pixels is itself, and takes a tenth of the time
+    of the whole network."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        side = self.output_size
+        return values if values.shape[-2:] == (side, side) else super().forward(values)
 
 
 class Classifier(Network):
@@ -53,7 +64,7 @@ class Classifier(Network):
         )  # fmt: skip
         self.top = nn.Sequential(
             nn.Conv2d(2 * width, 3 * width, 3, 2, 1), nn.GroupNorm(GROUPS, 3 * width), nn.SiLU(),
-            nn.AdaptiveAvgPool2d(4), nn.Flatten(),
+            Pool(4), nn.Flatten(),
         )  # fmt: skip
         self.features = nn.Sequential(nn.Linear(48 * width, features), nn.SiLU())
         self.head = nn.Linear(features, classes)
@@ -167,14 +178,26 @@ def load_instrument(folder: Path) -> Instrument:
     """The classifier of a pack. Raises UserError if it is missing or damaged."""
     if not (folder / "config.json").is_file():
         raise UserError(f"no classifier at {folder}; score.allow_missing=true runs without scores")
-    about = read_json(folder / "config.json")
+    about = read_classifier(folder)
     with torch.random.fork_rng(devices=[]):  # first weights, to be overwritten, come from the global generator
         network = Classifier(**about["settings"])
     tensors = read_tensors(folder / "gate.safetensors")
     try:
         network.load_state_dict(read_tensors(folder / "model.safetensors"))
     except RuntimeError as error:
-        raise UserError(f"{folder} does not fit its config: {str(error).splitlines()[0]}") from None
-    gate = Gate(tensors["bank"], tensors["mean"], tensors["std"], float(about["gate"]["threshold"]))
+        raise UserError(f"{folder} does not fit its config: {reason(error)}") from None
+    gate = Gate(*_gate(folder, tensors, 8 * network.settings["width"]), float(about["gate"]["threshold"]))
     key = digest(*(folder / name for name in ("config.json", "model.safetensors", "gate.safetensors")))
     return Instrument(network, gate, list(about["classes"]), f"Classifier-{key[:8]}", key)
+
+
+def _gate(
+    folder: Path, tensors: dict[str, torch.Tensor], width: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    found = [tensors.get(name, torch.empty(0)) for name in ("bank", "mean", "std")]
+    bank, shapes = found[0], [tuple(x.shape) for x in found]
+    if not all(x.is_floating_point() for x in found) or shapes != [(len(bank), width), (width,), (width,)]:
+        raise UserError(f"{folder / 'gate.safetensors'} holds no gate of {width} features")
+    if len(bank) < NEIGHBOURS:
+        raise UserError(f"{folder / 'gate.safetensors'} holds {len(bank)} images; at least {NEIGHBOURS} are needed")
+    return found[0], found[1], found[2]

@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -30,19 +31,17 @@ def main() -> None:
     """Runs the command and turns every ending into the documented exit code and, if it failed, one line."""
     debug = "--debug" in sys.argv[1:]
     signal.signal(signal.SIGTERM, _terminate)
+    warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\)")  # PIL's; what is too large is refused in one line
     be_quiet()
     try:
+        _check_words(sys.argv[1:])
         code = cli.main(standalone_mode=False)
         leave()
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
         _fail(f"interrupted; {_again()}", 130)
     except click.ClickException as error:
-        _fail(f"{error.format_message()} (see erase --help)", 2)
-    except UserError as error:
-        if debug:
-            raise
-        _fail(str(error), 2)
+        _fail(f"{' '.join(error.format_message().split())} (see erase --help)", 2)
     except KeyboardInterrupt:
         _fail(f"interrupted; {_again()}", 130)
     except Terminated:
@@ -63,7 +62,15 @@ def main() -> None:
     except Exception as error:  # the last door: one line instead of a traceback, and never exit code 0
         if debug:
             raise
-        _fail(f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows the traceback)", 1)
+        from .faults import ending
+
+        _fail(*ending(error))
+
+
+def _check_words(words: list[str]) -> None:
+    for word in words:
+        if "\0" in word or any("\ud800" <= c <= "\udfff" for c in word):
+            raise UserError(f"{word!r} holds a zero byte or is not UTF-8; no class, setting or path may")
 
 
 def _terminate(number: int, frame: Any) -> None:
@@ -79,9 +86,18 @@ def _again() -> str:
 
 
 def _fail(line: str, code: int) -> None:
+    from .text import plain
+
     if may_speak():  # one of several processes
-        click.echo(f"erase: {line}", err=True)
+        click.echo(f"erase: {plain(line)}", err=True)
     sys.exit(code)
+
+
+def _say(text: str, err: bool = False) -> None:
+    """Prints lines in which names from outside can do nothing to a terminal."""
+    from .text import plain
+
+    click.echo("\n".join(plain(line) for line in text.split("\n")), err=err)
 
 
 @click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
@@ -146,7 +162,7 @@ def run(
     if dry_run:
         from .dryrun import dry_run as describe
 
-        click.echo(describe(request, words, as_json))
+        _say(describe(request, words, as_json))
         return
     from .report.table import result_table
     from .unlearning import run_in_folder
@@ -157,7 +173,7 @@ def run(
         click.echo(json.dumps(results, indent=2))
         return
     notes = "".join(f"\nwarning: {note}" for note in results.get("warnings", []))
-    click.echo(f"\n{result_table(results)}{notes}\n\n{folder} ({folder / 'grid.png'} shows before and after)")
+    _say(f"\n{result_table(results)}{notes}\n\n{folder} ({folder / 'grid.png'} shows before and after)")
 
 
 @cli.command()
@@ -198,7 +214,7 @@ def pretrain(
 
     with graceful():
         about = make(resolved, output)
-    click.echo(json.dumps(about, indent=2) if as_json else f"\n{output}: {_line(about['provenance']['scores'])}")
+    _say(json.dumps(about, indent=2) if as_json else f"\n{output}: {_line(about['provenance']['scores'])}")
 
 
 @cli.command()
@@ -222,9 +238,9 @@ def convert(source: str, target: str, as_json: bool, debug: bool, **asked: Any) 
     if as_json:
         click.echo(json.dumps(about, indent=2))
         return
-    click.echo(f"{target}: {about['layout']} layout, {about['parameters']:,} parameters, weights {about['weights']}")
+    _say(f"{target}: {about['layout']} layout, {about['parameters']:,} parameters, weights {about['weights']}")
     for note in about["notes"]:
-        click.echo(f"note: {note}", err=True)
+        _say(f"note: {note}", err=True)
 
 
 def _line(values: dict[str, Any]) -> str:
@@ -273,7 +289,7 @@ def table(config: str, as_json: bool, debug: bool, output: str, **asked: Any) ->
     with graceful():
         content = run_table(config, output, **asked)
     text = Path(output) / f"{Path(config).stem}.md"
-    click.echo(json.dumps(content, indent=2) if as_json else f"\n{text.read_text(encoding='utf-8')}\n{text}")
+    _say(json.dumps(content, indent=2) if as_json else f"\n{text.read_text(encoding='utf-8')}\n{text}")
     if not content["failed"] or asked["only_render"]:
         return 0
     click.echo(f"erase: {len(content['failed'])} cells failed; the same command tries them again", err=True)
@@ -309,7 +325,7 @@ def fid(sources: tuple[str, ...], as_json: bool, debug: bool, **asked: Any) -> N
     given = {key: value for key, value in asked.items() if value is not None}
     with graceful():
         rows = measure(list(sources), **given)
-    click.echo(json.dumps(rows, indent=2) if as_json else f"\n{fid_table(rows)}")
+    _say(json.dumps(rows, indent=2) if as_json else f"\n{fid_table(rows)}")
 
 
 @cli.command()
@@ -339,7 +355,7 @@ def score(sources: tuple[str, ...], as_json: bool, debug: bool, **asked: Any) ->
     given = {key: value for key, value in asked.items() if value is not None}
     with graceful():
         rows = measure(list(sources), **given)
-    click.echo(json.dumps(rows, indent=2) if as_json else f"\n{score_table(rows)}")
+    _say(json.dumps(rows, indent=2) if as_json else f"\n{score_table(rows)}")
 
 
 @cli.command()
@@ -373,7 +389,7 @@ def sample(
         about = draw_samples(source, classes=wanted, exclude=without, words=parse_words(settings), **asked)
     shown = ", ".join(str(label) for label in about["classes"])
     line = f"{about['output']}: {about['per_class']} images of each class ({shown})"
-    click.echo(json.dumps(about, indent=2) if as_json else f"\n{line}")
+    _say(json.dumps(about, indent=2) if as_json else f"\n{line}")
 
 
 @cli.command()
@@ -394,6 +410,26 @@ def grid(runs: tuple[str, ...], output: str, kind: str, debug: bool) -> None:
     erase grid runs/digits-3-sfron-dual-s0 runs/digits-3-salun-dual-s0 --output both.png
     erase grid runs/digits-3-sfron-dual-s0 --kind guidance --output guidance.png
     """
-    from .report.compare import draw
+    from .report.compare import grid as draw
 
-    click.echo(draw(kind, runs, output))
+    _say(str(draw(runs, output, kind)))
+
+
+@cli.command()
+@click.argument("source", metavar="RUN|TABLE")
+@click.option("--output", "-o", metavar="FILE", help="The page to write.  [default: report.html in the folder]")
+@AS_JSON
+@DEBUG
+def report(source: str, output: str | None, as_json: bool, debug: bool) -> None:
+    """Write one self-contained HTML page of a run, finished or not, or of a table's folder.
+
+    \b
+    erase report runs/digits-3-sfron-dual-s0
+    erase report docs/results/digits --output tables.html
+
+    TABLE is the folder that erase table has written, or one table in it as DIR/NAME.
+    """
+    from .report.page import write_report
+
+    about = write_report(source, output)
+    _say(json.dumps(about, indent=2) if as_json else about["output"])

@@ -9,7 +9,7 @@ import torch
 
 from .dit import time_shift
 from .errors import UserError
-from .files import replacing
+from .files import check_writable, replacing
 from .model import Model, load_model, save_model, weights_key
 from .original import to_original
 
@@ -38,6 +38,7 @@ def convert(
         raise UserError(f"{target} is there already; remove it or give another place")
     if path.suffix == ".safetensors":
         raise UserError(f"{target}: give a folder, or a file ending in .pt for the original layout")
+    check_writable(path.parent, "the folder")
     model = load_model(source, vae, num_heads)
     notes = _write_original(model, path, source, allow_difference) if path.suffix in ORIGINAL else _write(model, path)
     return {
@@ -55,8 +56,8 @@ def _write_original(model: Model, path: Path, source: str, allow_difference: boo
     different = bool(time_shift(model.transformer))
     if different and not allow_difference:
         raise UserError(f"{source} is no model of the original code: {DIFFERENCE}; --allow-difference writes it anyway")
-    with replacing(path) as temporary:
-        torch.save(to_original(model.transformer), temporary)
+    with replacing(path) as temporary, temporary.open("wb") as file:  # an open file, whose errors say what they are
+        torch.save(to_original(model.transformer), file)
     return [DIFFERENCE] if different else []
 
 

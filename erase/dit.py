@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from .compiled import is_compiled
 from .config import DitRecipe, VaeRecipe
 from .errors import UserError
 
@@ -48,6 +50,33 @@ def share_embedder(transformer: Any) -> None:
         block.norm1.emb = first
     first.class_embedder.dropout_prob = 0.0
     first.time_proj.downscale_freq_shift = time_shift(transformer)
+
+
+@contextmanager
+def embedded_once(transformer: Any) -> Iterator[None]:
+    """Inside, the shared embedder runs once a forward pass and not once a block, with the same result.
+
+    For drawing alone: under gradients its weights' would be added up in another order. Compiled blocks hold its code.
+    """
+    embedder = transformer.transformer_blocks[0].norm1.emb
+    shared = all(block.norm1.emb is embedder for block in transformer.transformer_blocks)
+    if not shared or is_compiled(transformer):
+        yield
+        return
+    compute, held = embedder.forward, [(None, None, None, None)]
+
+    def forward(timestep: Any, class_labels: Any, hidden_dtype: Any = None) -> Any:
+        times, labels, dtype, known = held[0]
+        if times is timestep and labels is class_labels and dtype == hidden_dtype:
+            return known
+        held[0] = (timestep, class_labels, hidden_dtype, compute(timestep, class_labels, hidden_dtype))
+        return held[0][-1]
+
+    embedder.forward = forward
+    try:
+        yield
+    finally:
+        del embedder.forward
 
 
 def untied_copy(transformer: Any) -> Any:

@@ -12,10 +12,10 @@ import yaml
 from .config import ResolvedConfig, RunConfig, as_mapping
 from .errors import NoModelError, UserError
 from .extractors import INCEPTION, fetched_weights
-from .files import read_json
 from .imagenet import class_names
 from .labels import find_forget
 from .memory import device_memory, predict, told
+from .packs import read_about
 from .precision import chosen
 from .presets import output_folder, resolve, with_classes
 from .published import KNOWN, weights_file
@@ -82,7 +82,7 @@ def _missing(root: Path, config: ResolvedConfig) -> list[str]:
             found.append(f"VAE: {error}")
     elif root.is_dir():
         found += [f"VAE: no {path}" for path in missing_weights(root / "vae")]
-    pack = read_json(root / "erase.json") if (root / "erase.json").is_file() else {}
+    pack = read_about(root) or {}
     data = config.data.source or pack.get("data", {}).get("source")
     if data is None:
         found.append("data: give --data DIR")

@@ -1,5 +1,10 @@
 """Errors that are the user's to mend."""
 
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(Exception):
     """Wrong use or bad input: the command line prints its one line and exits with code 2."""
@@ -11,6 +16,35 @@ class StoppedError(Exception):
 
 class NoModelError(UserError):
     """There is no model at the source asked for."""
+
+
+class Faults:
+    """Wrong settings, gathered so that all are told at once and not one a try."""
+
+    SHOWN = 10
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+        self.absent: NoModelError | None = None
+
+    @contextlib.contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Notes a UserError of the block and goes on after it."""
+        try:
+            yield
+        except NoModelError as error:
+            self.absent = error
+        except UserError as error:
+            self.found.append(str(error).removeprefix("config: "))
+
+    def tell(self) -> None:
+        """Raises UserError in one line for what was found, if anything was; a model that is not there comes last."""
+        if self.absent is not None and not self.found:
+            raise self.absent
+        told = list(dict.fromkeys([*self.found, *([str(self.absent)] if self.absent else [])]))
+        if told:
+            more = f"; and {len(told) - self.SHOWN} more" if len(told) > self.SHOWN else ""
+            raise UserError("config: " + "; ".join(told[: self.SHOWN]) + more)
 
 
 class PeerError(Exception):

@@ -15,6 +15,7 @@ from . import processes
 from .errors import UserError, nearest
 from .extractors import INCEPTION, Extractor, find_extractor
 from .files import cache_folder, digest, read_json, write_json
+from .instruments import has_published, run_extractor
 from .labels import find_class
 from .metrics import accuracy, confidence
 from .metrics.enough import enough
@@ -28,8 +29,9 @@ from .metrics.per_class_fid import per_class_fid
 from .metrics.precision_recall import precision_recall
 from .metrics.top5 import forget_accuracy_top5
 from .model import read_labels
-from .pictures import Pictures, find_pictures, is_run, run_pictures
+from .pictures import Pictures, check_pictures, find_pictures, is_run, run_pictures
 from .readings import MissingError, Readings, read
+from .report.kept import keep_scores
 from .report.scores import aliases, flat
 from .scoring import nearest_classes
 from .targets import (
@@ -169,9 +171,10 @@ def score(
 
     ``sources``: runs (both sides of each; distances over the retained classes), folders, or .npz files.
     ``reference``: as for :func:`erase.fid`; a run brings its own data. ``extractor``: a run brings its own classifier,
-    others default to Inception. ``forget``: the forgotten classes of folders that are no run. ``bootstrap``: resamples
-    for the intervals of FID and the Inception score. Readings and values are cached under keys of their content and
-    never computed twice.
+    a published one with the gate and the FID features that it was scored with; others default to Inception.
+    ``forget``: the forgotten classes of folders that are no run. ``bootstrap``: resamples for the intervals of FID and
+    the Inception score. Readings and values are cached under keys of their content and never computed twice; a run
+    also keeps its values in ``scores.json``.
 
     Raises UserError for an unknown metric, one that was asked for and cannot be had, or input that cannot be read.
     """
@@ -180,13 +183,19 @@ def score(
     rows = []
     given = [sources] if isinstance(sources, str | Path) else list(sources)
     for source in given:  # before an extractor is looked for
-        if not Path(source).exists():
-            raise UserError(f"no images at {source}; give a run, a folder of images or an .npz")
+        check_pictures(source)
     for source in given:
         run = Path(source) if is_run(Path(source)) else None
-        instrument = find_extractor(extractor or (str(run) if run else INCEPTION), weights, device)
+        if run is not None and extractor is None and has_published(run):
+            instrument = run_extractor(run, run_pictures(run)[0].read(0, 1).shape[-1], device)
+        else:
+            instrument = find_extractor(extractor or (str(run) if run else INCEPTION), weights, device)
+        found = []
         for subject, name, keys in _subjects(source, run, reference, instrument, forget, bootstrap, batch, size):
-            rows.append(_row(subject, name, keys, asked, metrics is not None, instrument, size))
+            found.append(_row(subject, name, keys, asked, metrics is not None, instrument, size))
+        if run is not None:
+            keep_scores(run, found, None if reference is None else str(reference))
+        rows += found
     return rows
 
 

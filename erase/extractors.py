@@ -17,6 +17,7 @@ from .fetch import published_weights
 from .files import digest, file_digests
 from .model import find_source
 from .published import KNOWN, load_published
+from .untrusted import read_pickled, reason
 
 INCEPTION = "inception-v3-compat"
 INSTEAD = "give it with --weights (in a run: score.extractor_weights=FILE)"
@@ -97,7 +98,7 @@ def pick_device(device: str) -> torch.device:
 
 def _pack(folder: Path, device: torch.device) -> Extractor:
     instrument = load_instrument(folder / "classifier")
-    layout: Any = torch.channels_last  # the faster one for small convolutions
+    layout: Any = torch.channels_last if device.type == "cuda" else torch.contiguous_format  # the faster one
     network: Any = copy.deepcopy(instrument.network).to(device).to(memory_format=layout)
     gate = instrument.gate
     gate = type(gate)(gate.bank.to(device), gate.mean.to(device), gate.std.to(device), gate.threshold)
@@ -163,9 +164,9 @@ def load_inception(path: Path | None, device: torch.device) -> Extractor:
     key = "random"
     if path is not None:
         try:
-            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        except Exception as error:  # zip, pickle and torch each raise their own kinds
-            raise UserError(f"{path} holds no Inception weights: {' '.join(str(error).split())[:200]}") from None
+            network.load_state_dict(read_pickled(path))
+        except Exception as error:  # ours, and torch's several kinds for tensors that do not fit
+            raise UserError(f"{path} holds no Inception weights: {reason(error)}") from None
         key = file_digests(path.parent, [path])[0]
     network = network.to(device)
 

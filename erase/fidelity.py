@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,13 +13,15 @@ from tqdm import tqdm
 from . import processes
 from .errors import UserError
 from .extractors import INCEPTION, Extractor, find_extractor
-from .files import digest
+from .files import check_appendable, digest
 from .metrics.enough import PER_FEATURE, enough
 from .metrics.fid import distance_to, root_of
-from .pictures import Pictures, find_pictures
+from .pictures import Pictures, check_pictures, find_pictures
+from .rows import Rows
 from .streaming import moments
 from .targets import (
     Target,
+    check_target,
     check_width,
     find_target,
     has_images,
@@ -32,7 +32,6 @@ from .targets import (
 )  # fmt: skip
 
 VERSION = 1  # of what a row is computed from; another one is another key
-ROW_START = b'{"name": "'
 
 
 def fid(
@@ -52,21 +51,27 @@ def fid(
     retained classes). ``reference``: ``digits``, a folder of images, a statistics file, or an .npz (images, or ADM's
     ``mu`` and ``sigma``); the own data of a run is taken of its retained classes alone, as in its results.json.
     ``extractor``: see :func:`erase.extractors.find_extractor`. ``output``: a JSON-lines file that every row is appended
-    to when it is done; rows that it has are not computed again. ``batch``: images at a time, without effect on the
-    result beyond rounding. ``size``: centre-crop every image to it, as ADM does. ``save_reference``: also write the
-    reference's statistics there. Several processes share whole sets.
+    to when it is done; rows that it has are not computed again, and processes that write to the same file share the
+    sets between them, as do those of one launcher. ``batch``: images at a time, without effect on the result beyond
+    rounding. ``size``: centre-crop every image to it, as ADM does. ``save_reference``: also write the reference's
+    statistics there.
 
     Raises UserError for what cannot be read, for a set of fewer than two images, and for missing weights, before
     anything is computed.
     """
     processes.start(device)
-    instrument = find_extractor(extractor, weights, device)
     given = [sources] if isinstance(sources, str | Path) else list(sources)
+    for source in given:  # before an extractor is looked for
+        check_pictures(source)
+    check_target(reference)
+    instrument = find_extractor(extractor, weights, device)
     sets = [one for source in given for one in find_pictures(source)]
     for one in sets:
         if len(one) < 2:
             raise UserError(f"{one.name}: a Frechet distance needs at least 2 images, not {len(one)}")
-    held = processes.on_main(lambda: read_rows(Path(output)) if output is not None else {})
+    if output is not None:
+        check_appendable(Path(output))
+    held = Rows(Path(output) if output is not None else None)
     whole = find_target(reference, instrument, size, batch)
     if save_reference is not None and processes.is_main():
         save_target(whole, Path(save_reference), instrument, size)
@@ -76,36 +81,52 @@ def fid(
                preprocessing(size))
         for one, target in zip(sets, targets, strict=True)
     ]  # fmt: skip
-    rows = {i: {**held[key], "name": sets[i].name} for i, key in enumerate(keys) if key in held}
-    todo = [i for i in range(len(sets)) if i not in rows]
-    own = processes.dealt(todo, lambda i: len(sets[i]))
+    done = processes.on_main(lambda: {i: row for i, key in enumerate(keys) if (row := held.find(key)) is not None})
+    rows = {i: {**row, "name": sets[i].name} for i, row in done.items()}
+    own = processes.dealt([i for i in range(len(sets)) if i not in rows], lambda i: len(sets[i]))
+    left: list[int] = []  # what a process of another launch is at
+    roots: dict[str, np.ndarray] = {}
+
+    def mine(order: Sequence[int], taken: list[int], wait: bool) -> Iterator[Pictures]:
+        for i in order:
+            if not held.claim(keys[i], wait):
+                left.append(i)
+            elif (row := held.find(keys[i])) is not None:
+                held.release(keys[i])
+                rows[i] = {**row, "name": sets[i].name}
+                bar.total -= len(sets[i])
+            else:
+                taken.append(i)
+                yield sets[i]
+
+    def make(order: Sequence[int], wait: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+        taken: list[int] = []
+        begin = time.monotonic()
+        for number, found, shape in moments(mine(order, taken, wait), instrument, batch, size, bar):
+            i = taken[number]
+            target, statistics = targets[i], found.statistics()
+            check_width(target, len(statistics["mu"]))
+            now = time.monotonic()
+            if target.key not in roots:
+                roots[target.key] = root_of(target.statistics)
+            value = distance_to(statistics, target.statistics, roots[target.key])
+            row = describe(sets[i], target, instrument, size, shape, value)
+            if sets[i].run is not None and target is whole:
+                row["notes"].append("the retained classes against a reference of all; a run's own data would be split")
+            yield i, row | {"seconds": round(now - begin, 4), "key": keys[i]}
+            begin = now
 
     def measured() -> Iterator[tuple[int, dict[str, Any]]]:
-        roots: dict[str, np.ndarray] = {}
-        begin = time.monotonic()
-        with tqdm(total=sum(len(sets[i]) for i in own), desc="fid", unit="image", disable=not own) as bar:
-            for number, found, shape in moments([sets[i] for i in own], instrument, batch, size, bar):
-                i = own[number]
-                statistics = found.statistics()
-                check_width(targets[i], len(statistics["mu"]))
-                now = time.monotonic()
-                target = targets[i]
-                if target.key not in roots:
-                    roots[target.key] = root_of(target.statistics)
-                value = distance_to(statistics, target.statistics, roots[target.key])
-                row = describe(sets[i], target, instrument, size, shape, value)
-                if sets[i].run is not None and target is whole:
-                    row["notes"].append(
-                        "the retained classes against a reference of all; a run's own data would be split"
-                    )
-                row |= {"seconds": round(now - begin, 4), "key": keys[i]}
-                begin = now
-                yield i, row
+        yield from make(own, wait=False)
+        for i in list(left):
+            yield from make([i], wait=True)
 
-    for i, row in processes.in_rounds(measured()):
-        if output is not None and processes.is_main():
-            append_row(Path(output), row)
-        rows[i] = row
+    with held, tqdm(total=sum(len(sets[i]) for i in own), desc="fid", unit="image", disable=not own) as bar:
+        for i, row in processes.in_rounds(measured()):
+            held.put(row, write=processes.is_main())
+            rows[i] = row
+    for others in processes.gather(rows):  # some may have found rows of another launch
+        rows |= others
     return [rows[i] for i in range(len(sets))]
 
 
@@ -148,40 +169,6 @@ def describe(
         "reference_key": target.key,
         "extractor_key": extractor.key,
     }
-
-
-def read_rows(path: Path) -> dict[str, dict[str, Any]]:
-    """Finished rows by key. A last line that a stop cut short is left out. Raises UserError for any other content."""
-    if not path.exists():
-        return {}
-    rows = {}
-    try:
-        *lines, tail = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    for number, line in enumerate(lines):
-        try:
-            row = json.loads(line)
-            rows[str(row["key"])] = row
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}, line {number + 1}, is no row of erase fid; give another --output") from None
-    if not tail.startswith(ROW_START[: len(tail)]):
-        raise UserError(f"{path}, line {len(lines) + 1}, is no row of erase fid; give another --output")
-    return rows
-
-
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """One line in one write, in the place of what a stop cut short."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab+") as file:
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
-            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
 def fid_table(rows: Sequence[dict[str, Any]]) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .faults import FULL, writing
 from .launched import launched_rank
+from .untrusted import check_regular, open_regular
 
 SETTLED = 2_000_000_000  # ns; a younger file may change again within one tick of the file system's clock
+
+SMALL = 1 << 20  # bytes of a file that is read at once
 
 
 def shipped(kind: str) -> Path:
@@ -35,24 +40,49 @@ def cache_folder(*parts: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if error.errno in FULL:
+            raise
         raise UserError(f"cannot write the cache folder {folder} ({error.strerror}); set ERASE_CACHE") from None
     return folder
+
+
+def check_writable(folder: Path, what: str) -> None:
+    """Makes ``folder`` and a file in it, which is removed. Raises UserError naming ``what`` if that cannot be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0")
+            file.flush()
+    except OSError as error:
+        raise UserError(f"cannot write {what} {folder}: {error.strerror}") from None
+
+
+def check_appendable(path: Path) -> None:
+    """As :func:`check_writable`, for a file that lines are to be added to."""
+    check_writable(path.parent, "the folder")
+    try:
+        if path.exists():
+            path.open("ab").close()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
 @contextlib.contextmanager
 def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; when the block ends well it is (synced and) renamed to ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    with writing(path, path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        if sync:
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        with writing(path, temporary):
+            yield temporary
+            if sync:
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
         if sync:
             sync_folder(path.parent)
     finally:
@@ -62,15 +92,17 @@ def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
 @contextlib.contextmanager
 def replacing_folder(path: Path, sync: bool = True) -> Iterator[Path]:
     """As :func:`replacing`, for a whole folder: always a fresh one, so no stale file of an earlier save survives."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    with writing(path, path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         os.chmod(temporary, 0o755)
-        yield temporary
-        for file in temporary.rglob("*") if sync else ():
-            if file.is_file():
-                with file.open("rb+") as opened:
-                    os.fsync(opened.fileno())
+        with writing(path, temporary):
+            yield temporary
+            for file in temporary.rglob("*") if sync else ():
+                if file.is_file():
+                    with file.open("rb+") as opened:
+                        os.fsync(opened.fileno())
         old = path.with_name(f".{path.name}.old-{os.getpid()}")
         if path.exists():
             os.replace(path, old)
@@ -118,10 +150,11 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            return json.loads(file.read().decode())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); restore it or make it anew") from None
 
 
@@ -133,12 +166,12 @@ def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] 
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    check_regular(path)
     try:
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # safetensors' own kind, and those of its tables of types and names
         raise UserError(f"cannot read {path}: {error}") from None
 
 
@@ -147,8 +180,7 @@ def digest(*parts: Any) -> str:
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):
-            with part.open("rb") as file:
-                part = hashlib.file_digest(file, "sha256").digest()
+            part = _file_digest(part)
         elif not isinstance(part, bytes | memoryview):
             part = json.dumps(part, sort_keys=True, default=str).encode()
         total.update(len(part).to_bytes(8, "little"))
@@ -156,26 +188,36 @@ def digest(*parts: Any) -> str:
     return total.hexdigest()[:16]
 
 
-def relative_names(root: Path, files: Sequence[Path]) -> list[str]:
+def _file_digest(path: str | Path) -> bytes:
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size <= SMALL:  # the other way clears a large buffer first
+            return hashlib.sha256(file.read()).digest()
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def relative_names(root: Path, files: Sequence[str | Path]) -> list[str]:
     """Each file's path from ``root`` on."""
     front = os.path.join(root, "")  # cutting strings is ten times faster than Path.relative_to
     names = (str(file) for file in files)
     return [name[len(front) :] if name.startswith(front) else os.path.relpath(name, root) for name in names]
 
 
-def file_digests(root: Path, files: Sequence[Path]) -> list[str]:
+def file_digests(root: Path, files: Sequence[str | Path]) -> list[str]:
     """:func:`digest` of each file under ``root``; a file of known size and time of change is not read again."""
     path = cache_folder("digests") / f"{digest(str(root.resolve()))}.json"
     known: dict[str, Any] = {}
     if path.is_file():
         with contextlib.suppress(UserError):  # a damaged one is made anew
             known = read_json(path)
+        known = known if isinstance(known, dict) else {}
     found, settled, now = {}, dict(known), time.time_ns()
     for name, file in zip(relative_names(root, files), files, strict=True):
-        about = os.stat(file)
+        about = _stat(file)
+        if about is None or not stat.S_ISREG(about.st_mode):
+            raise UserError(f"{file} is {'a link to nothing' if about is None else 'no regular file'}; remove it")
         stamp = [about.st_size, about.st_mtime_ns]
         held = known.get(name)
-        found[name] = held[2] if held and held[:2] == stamp else digest(file)
+        found[name] = held[2] if held and held[:2] == stamp else digest(Path(file))
         settled.pop(name, None)
         if now - about.st_mtime_ns > SETTLED:
             settled[name] = [*stamp, found[name]]
@@ -183,6 +225,16 @@ def file_digests(root: Path, files: Sequence[Path]) -> list[str]:
         with replacing(path, sync=False) as temporary:
             temporary.write_text(json.dumps(settled), encoding="utf-8")
     return list(found.values())
+
+
+def _stat(file: str | Path) -> os.stat_result | None:
+    """None for a link to nothing, which was never there; what has vanished is the machine's fault."""
+    try:
+        return os.stat(file)
+    except FileNotFoundError:
+        if os.path.islink(file):
+            return None
+        raise
 
 
 def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -102,6 +103,7 @@ def activations(recipe: DitRecipe, channels: int, size: int, batch: int, bf16: b
     return batch * (rest + block + recipe.layers * tokens * recipe.width * FP32)
 
 
+@cache
 def _kept(recipe: DitRecipe, depth: int, channels: int, size: int, batch: int, bf16: bool) -> int:
     from torch._subclasses.fake_tensor import FakeTensorMode
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from logging import CRITICAL
 from pathlib import Path
@@ -12,9 +13,11 @@ import torch
 
 from .dit import new_like, new_transformer, new_vae, tie_embedders, time_shift, untied_copy
 from .errors import UserError
-from .files import digest, read_json, replacing_folder, write_json
+from .files import digest, replacing_folder, write_json
 from .original import from_original, read_checkpoint
+from .packs import read_about, read_transformer, read_vae
 from .sources import find_source, find_vae, read_labels, slot_labels
+from .untrusted import read_pickled
 
 __all__ = [
     "SCHEDULER",
@@ -135,17 +138,16 @@ def load_model(source: str = "digits", vae: str | None = None, num_heads: int | 
         labels = slot_labels(transformer.config.num_embeds_ada_norm, {})
     else:
         folder = root
-        transformer = _from_pretrained(DiTTransformer2DModel, root / "transformer")
+        labels, pack = read_labels(root), read_about(root)
+        transformer = _from_pretrained(DiTTransformer2DModel, root / "transformer", read_transformer)
         if num_heads not in (None, transformer.config.num_attention_heads):
             recorded = transformer.config.num_attention_heads
             raise UserError(f"num_heads={num_heads}, but {root} records {recorded}; it is for original .pt checkpoints")
         tie_embedders(transformer)
-        pack = read_json(root / "erase.json") if (root / "erase.json").is_file() else None
-        labels = read_labels(root)
     if vae is not None:
-        decoder = _from_pretrained(AutoencoderKL, find_vae(vae))
+        decoder = _from_pretrained(AutoencoderKL, find_vae(vae), read_vae)
     elif folder is not None and (folder / "vae").is_dir():
-        decoder = _from_pretrained(AutoencoderKL, folder / "vae")
+        decoder = _from_pretrained(AutoencoderKL, folder / "vae", read_vae)
     _check_vae(transformer, decoder)
     return Model(transformer.eval(), decoder, labels, pack, folder)
 
@@ -161,12 +163,15 @@ def _check_vae(transformer: Any, vae: Any | None) -> None:
         )
 
 
-def _from_pretrained(cls: Any, path: Path) -> Any:
+def _from_pretrained(cls: Any, path: Path, check: Callable[[Path], Any]) -> Any:
     if not (path / "config.json").is_file():
         raise UserError(f"no {cls.__name__} at {path}: config.json is missing")
+    check(path)
     from diffusers.utils import logging
 
     safe = any(path.glob("*.safetensors*")) or not any(path.glob("*.bin*"))
+    for pickled in () if safe else sorted(path.glob("*.bin")):
+        read_pickled(pickled)  # refused as our own .pt are; diffusers then reads it under the same restriction
     verbosity = logging.get_verbosity()
     logging.set_verbosity(CRITICAL)  # what it warns of we know, and what fails is said once, by us
     try:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-import pickle
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from .config import DitRecipe
 from .dit import TIME_KEY, build_transformer, dit_config
 from .errors import UserError
 from .files import read_tensors
+from .untrusted import read_pickled
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # of the widths S, B, L and XL (Peebles & Xie 2023, Table 1)
 PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before each name
@@ -29,18 +28,8 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     Of a training checkpoint the averaged weights ("ema"), else the trained ones ("model"). Nothing but tensors and
     plain values is unpickled. Raises UserError if the file holds anything else, is damaged, or holds no DiT.
     """
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = read_tensors(path)
-        else:
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path} is damaged or holds more than tensors; it was not loaded, for unpickling it would run its code"
-        ) from None
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(f"cannot read {path}: {' '.join(str(error).split()) or type(error).__name__}") from None
+    safe = path.suffix == ".safetensors"
+    content: Any = read_tensors(path) if safe else read_pickled(path, [argparse.Namespace])
     for key in ("ema", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

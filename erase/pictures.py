@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -14,13 +16,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
-from torchvision.io import ImageReadMode, decode_png
+from PIL import Image
+from torchvision.io import ImageReadMode
 
-from .data.images import SUFFIXES, ImageSet, center_crop
+from .data.images import BAD_IMAGE, SUFFIXES, ImageSet, center_crop
 from .errors import UserError
-from .files import digest, file_digests, read_json, relative_names
+from .files import digest, file_digests, relative_names
+from .packs import read_results
+from .untrusted import (
+    ARCHIVE_BYTES,
+    FORMATS,
+    check_npy,
+    check_pixels,
+    check_regular,
+    image_fault,
+    npy_header,
+    open_regular,
+    reason,
+)
 
+IMAGE_BYTES = 2**30  # of one file
 EIGHT_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 PLAIN_PNG = b"\x08\x02\x00\x00\x00"  # 8 bits a channel, RGB, no interlace: bytes 24 to 28 of the file
 
@@ -50,7 +65,7 @@ class Pictures:
 
     name: str
     key: str
-    files: tuple[Path, ...] = ()
+    files: tuple[str | Path, ...] = ()
     archive: Archive | None = None
     arrays: torch.Tensor | None = field(default=None, repr=False)
     labels: np.ndarray | None = field(default=None, repr=False)
@@ -101,24 +116,42 @@ def different_sizes(name: object, shape: Sequence[int], others: Sequence[int]) -
     )
 
 
-def read_file(path: Path, size: int | None = None) -> torch.Tensor:
+def read_file(path: str | Path, size: int | None = None) -> torch.Tensor:
     """One file as RGB uint8, 3 x H x W. Raises UserError naming it if it is damaged, or has more than 8 bits."""
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read(IMAGE_BYTES)
+        if data[12:16] == b"IHDR":
+            check_pixels((int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")), path)
         if size is None and data[24:29] == PLAIN_PNG and data[:4] == b"\x89PNG":
-            try:
-                return decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
-            except RuntimeError:  # PIL says what is wrong with it
-                pass
-        with Image.open(io.BytesIO(data)) as opened:
+            with contextlib.suppress(RuntimeError, AttributeError):  # PIL says what is wrong with it
+                return decode_png(data)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            check_pixels(opened.size, path)
             if opened.mode not in EIGHT_BITS:
                 raise UserError(f"{path} holds {opened.mode} pixels; 8 bits a channel are needed")
             image = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the image {path}: {error}") from None
+    except BAD_IMAGE as error:
+        raise image_fault(path, error) from None
     if size is not None and image.size != (size, size):
         image = center_crop(image, size)
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
+
+
+def decode_png(data: bytes) -> torch.Tensor:
+    """An RGB image by torchvision's operator, in half of PIL's time.
+
+    Not by its Python function, which spends a third of that on a warning: a torchvision without it leaves it to PIL.
+    """
+    values = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    image: torch.Tensor = torch.ops.image.decode_png(values, ImageReadMode.RGB.value, False)
+    return image
+
+
+def check_pictures(source: str | Path) -> None:
+    """Raises UserError if nothing lies at ``source``."""
+    if not Path(source).exists():
+        raise UserError(f"no images at {source}; give a folder, an .npz of uint8 images, or a run folder")
 
 
 def find_pictures(source: str | Path) -> list[Pictures]:
@@ -143,7 +176,7 @@ def run_pictures(path: Path) -> list[Pictures]:
     """All samples of a finished run, original and erased."""
     if not (path / "results.json").is_file():
         raise UserError(f"the run {path} is not finished; the command that started it continues it")
-    forget = tuple(int(entry["index"]) for entry in read_json(path / "results.json")["forget"])
+    forget = tuple(int(entry["index"]) for entry in read_results(path)["forget"])
     sides = [side for side in ("original", "erased") if (path / "samples" / side).is_dir()]
     if not sides:
         raise UserError(f"the run {path} keeps no samples; erase sample {path} --output DIR draws some")
@@ -154,12 +187,21 @@ def run_pictures(path: Path) -> list[Pictures]:
     ]
 
 
-def image_files(root: Path) -> list[Path]:
-    """Sorted image files under ``root``, hidden ones left out."""
+def image_files(root: Path) -> list[str]:
+    """Sorted image files under ``root``, hidden ones left out. Raises UserError for a link back to a folder above."""
     found = []
-    for folder, _, names in os.walk(root, followlinks=True):
+    for folder, inside, names in os.walk(root, followlinks=True):
+        _check_links(folder, inside)
         found += [os.path.join(folder, x) for x in names if os.path.splitext(x)[1].lower() in SUFFIXES and x[0] != "."]
-    return [Path(name) for name in sorted(found)]
+    return sorted(found)
+
+
+def _check_links(folder: str, inside: Sequence[str]) -> None:
+    here = os.path.join(os.path.realpath(folder), "")
+    for name in inside:
+        path = os.path.join(folder, name)
+        if os.path.islink(path) and here.startswith(os.path.join(os.path.realpath(path), "")):
+            raise UserError(f"{path} is a link to a folder that it lies in; remove it")
 
 
 def folder_pictures(root: Path) -> Pictures:
@@ -185,34 +227,36 @@ def archive_pictures(path: Path) -> Pictures:
 
 def open_archive(path: Path) -> Archive:
     keep = None
+    check_regular(path)
     try:
         with zipfile.ZipFile(path) as zipped:
             if "arr_0.npy" not in zipped.namelist():
                 raise UserError(f"{path} holds no arr_0; it has {', '.join(zipped.namelist())[:200]}")
             info = zipped.getinfo("arr_0.npy")
             with zipped.open(info) as member:
-                shape, fortran, dtype = _npy_header(member)
-                header = member.tell()
+                shape, fortran, dtype, header = npy_header(member)
             if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or fortran:
                 raise UserError(
                     f"{path}: arr_0 is {dtype} {shape}; uint8 images n x H x W x 3, RGB, 0 to 255, are needed"
                 )
+            check_npy(info, shape, 1, header, ARCHIVE_BYTES)
+            check_pixels((shape[2], shape[1]), path)
             if info.compress_type == zipfile.ZIP_STORED:
                 with path.open("rb") as file:
                     file.seek(info.header_offset + 26)
                     lengths = int.from_bytes(file.read(2), "little") + int.from_bytes(file.read(2), "little")
-                return Archive(path, info.header_offset + 30 + lengths + header, shape)
+                offset = info.header_offset + 30 + lengths + header
+                if offset + int(np.prod(shape)) > path.stat().st_size:
+                    raise ValueError("it is cut short")
+                return Archive(path, offset, shape)
+            if info.file_size > shutil.disk_usage(tempfile.gettempdir()).free:
+                raise ValueError(f"unpacked it needs {info.file_size:,} bytes in {tempfile.gettempdir()}; make space")
             keep = tempfile.TemporaryDirectory(prefix="erase-")
             return Archive(Path(zipped.extract(info, keep.name)), header, shape, keep)
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-
-
-def _npy_header(member: Any) -> tuple[tuple[int, ...], bool, Any]:
-    version = np.lib.format.read_magic(member)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(member)
-    return tuple(shape), fortran, dtype
+    except UserError:
+        raise
+    except Exception as error:  # zipfile's own kinds, and those of what packs and numbers its members
+        raise UserError(f"cannot read {path}: {reason(error)}") from None
 
 
 def image_set_pictures(images: ImageSet, name: str) -> Pictures:

@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .config import SHORT, PretrainConfig, ResolvedConfig, RunConfig, build, changed, merge, with_protocol
-from .errors import UserError, nearest
-from .files import digest, read_json, shipped
+from .errors import Faults, UserError, nearest
+from .files import digest, shipped
 from .methods import Method, find_method, refusal
 from .optim import check_kinds
+from .packs import read_about
 from .sources import CHECKPOINTS, HUB, find_source, read_config
+from .text import brief
+from .untrusted import TEXT_BYTES, open_regular, reason
+from .yamls import parse_yaml
 
 SECTIONS = ("model", "data", "method", "optimizer", "unlearn", "sample", "score", "runtime")
 
@@ -24,20 +26,22 @@ def family_of(source: str, download: bool = True) -> str:
     if source in HUB:
         return HUB[source]
     root = find_source(source, download)
-    if (root / "erase.json").is_file():
-        return str(read_json(root / "erase.json").get("family", "digits"))
+    about = read_about(root)
+    if about is not None:
+        return str(about.get("family", "digits"))
     return "imagenet512" if read_config(root, 1)["sample_size"] == 64 else "imagenet256"
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            content = parse_yaml(file.read(TEXT_BYTES).decode())
     except OSError as error:
         raise UserError(f"cannot read the config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid YAML: {reason(error)}") from None
     if not isinstance(content, Mapping):
-        raise UserError(f"{path} must hold sections such as 'unlearn:', not {content!r}")
+        raise UserError(f"{path} must hold sections such as 'unlearn:', not {brief(content)}")
     return dict(content)
 
 
@@ -61,13 +65,16 @@ def resolve(
     Raises UserError for an unknown preset, method, policy or key, a value of the wrong type or out of range, or a
     method that cannot run under the policy.
     """
+    faults = Faults()
     asked: dict[str, Any] = {}
     for section in SECTIONS:
         value = getattr(request, section)
         if value is not None:
             asked[section] = value
-    asked = merge(_written_out(asked), _written_out(words or {}))
-    base = _written_out(_base(request, asked, family, download))
+    asked = merge(_written_out(asked, faults), _written_out(words or {}, faults))
+    base: dict[str, Any] = {}
+    with faults.gathered():
+        base = _written_out(_base(request, asked, family, download), faults)
     wanted = asked.get("method", {}).get("name")
     if wanted and base.get("method", {}).get("name") not in (None, wanted):
         base = {**base, "method": {"name": wanted}}  # another method's options do not carry over
@@ -80,16 +87,44 @@ def resolve(
     values = {"forget": [], "seed": 0, **values}
     for section in SECTIONS:
         values.setdefault(section, {})
-    method = find_method(str(values["method"].get("name", "sfron")))
-    values["method"] = {**values["method"], "name": method.name}
-    config: ResolvedConfig = build(ResolvedConfig, values, types_of={"method": method.Options})
+    config = _built(values, faults)
+    faults.tell()
+    assert config is not None
+    return config
+
+
+def _built(values: dict[str, Any], faults: Faults) -> ResolvedConfig | None:
+    """The config, with every fault in ``values`` noted: fields first, then what does not go together."""
+    method: type[Method] | None = None
+    with faults.gathered():
+        method = find_method(str(values["method"].get("name", "sfron")))
+    if method is None:
+        build(ResolvedConfig, values, faults=faults)
+        return None
+    values = {**values, "method": {**values["method"], "name": method.name}}
+    config: ResolvedConfig | None
+    config = build(ResolvedConfig, values, types_of={"method": method.Options}, faults=faults)
+    if config is None:  # its seed or classes were wrong, and the rest can still be looked at
+        rest = {**values, "seed": 0, "forget": []}
+        config = build(ResolvedConfig, rest, types_of={"method": method.Options}, faults=Faults())
+    for check in (_check_policy, _check_update, _check_method, _check_kinds):
+        with faults.gathered():
+            check(method, config)
+    return config
+
+
+def _check_policy(method: type[Method], config: ResolvedConfig) -> None:
     why = refusal(method, config.optimizer.policy)
     if why:
         raise UserError(why)
-    _check_update(method, config)
+
+
+def _check_method(method: type[Method], config: ResolvedConfig) -> None:
     method.check(config)
+
+
+def _check_kinds(method: type[Method], config: ResolvedConfig) -> None:
     check_kinds(config.optimizer)
-    return config
 
 
 def _check_update(method: type[Method], config: ResolvedConfig) -> None:
@@ -103,18 +138,21 @@ def _check_update(method: type[Method], config: ResolvedConfig) -> None:
         )
 
 
-def _written_out(values: Mapping[str, Any]) -> dict[str, Any]:
+def _written_out(values: Mapping[str, Any], faults: Faults) -> dict[str, Any]:
     """``method: sfron`` as ``method: {name: sfron}``, and a sampling protocol's name as its values.
 
-    Raises UserError for a section that is neither a mapping nor such a name.
+    A section that is neither a mapping nor such a name is noted and left out.
     """
     result = dict(values)
     for section in SECTIONS:
         if isinstance(result.get(section), str) and section in SHORT:
             result[section] = {SHORT[section]: result[section]}
         if not isinstance(result.get(section, {}), Mapping):
-            raise UserError(f"config: {section} must be a section or a name, not {result[section]!r}")
-    return _protocol_written_out(result)
+            faults.found.append(f"{section} must be a section or a name, not {brief(result.pop(section))}")
+    with faults.gathered():
+        return _protocol_written_out(result)
+    result.pop("sample")
+    return result
 
 
 def _protocol_written_out(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +170,7 @@ def _base(request: RunConfig, asked: Mapping[str, Any], family: str | None, down
     policy = str(asked.get("optimizer", {}).get("policy", "dual"))
     why = refusal(method, policy)
     if why:
-        raise UserError(why)
+        raise UserError(why)  # there is no such preset
     family = family or family_of(str(asked.get("model", {}).get("source", "digits")), download)
     return load_preset(f"{family}/{method.name}-{policy}")
 
@@ -148,8 +186,14 @@ def base_values(preset: str | None, config: str | None, default: str) -> dict[st
 
 def resolve_pretrain(values: Mapping[str, Any], words: Mapping[str, Any] | None = None) -> PretrainConfig:
     """A recipe's values under the words of the command line."""
-    layers = _protocol_written_out(values), _protocol_written_out(words or {})
-    config: PretrainConfig = build(PretrainConfig, merge(*layers))
+    faults, layers = Faults(), list[dict[str, Any]]()
+    for layer in (values, words or {}):
+        with faults.gathered():
+            layers.append(_protocol_written_out(layer))
+            continue
+        layers.append({key: value for key, value in layer.items() if key != "sample"})
+    config: PretrainConfig = build(PretrainConfig, merge(*layers), faults=faults)
+    faults.tell()
     return config
 
 

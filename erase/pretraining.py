@@ -32,7 +32,7 @@ from .data.latents import LatentStream
 from .data.moments import encode_moments
 from .diffusion import Schedule
 from .errors import UserError
-from .files import digest, read_json, replacing_folder, write_json
+from .files import check_writable, digest, read_json, replacing_folder, write_json
 from .fit import fit
 from .labels import find_class
 from .locks import held
@@ -41,6 +41,7 @@ from .metrics.fid import distance, statistics
 from .model import Model, load_model, new_transformer, new_vae, weights_key, write_pipeline
 from .optim import Shared
 from .originals import drop_stale_samples
+from .packs import read_about, understood
 from .precision import restore_forward
 from .recipe import check_data, check_recipe
 from .reference import reference_of, write_reference
@@ -191,6 +192,7 @@ def pretrain(config: PretrainConfig, output: str | Path) -> dict[str, Any]:
     if made is not None:
         return made
     check_recipe(config)
+    check_writable(output.parent, "the folder")
     images = load_images(asked, config.image_size)
     excluded = [find_class(name, images.names) for name in config.exclude]
     check_data(config, images, excluded)
@@ -243,8 +245,9 @@ def make_pack(
 def pack_at(output: Path, config: PretrainConfig, work: Path) -> dict[str, Any] | None:
     """What the finished pack of this recipe holds in its erase.json. Raises UserError if the folder is another's."""
     if (output / "erase.json").is_file():
-        about: dict[str, Any] = read_json(output / "erase.json")
-        different = changes(about["provenance"]["recipe"], config)
+        about = read_about(output) or {}
+        with understood(output / "erase.json"):
+            different = changes(about["provenance"]["recipe"], config)
         if different:
             raise UserError(f"{output} holds a pack of another recipe; it differs in {', '.join(different)}")
         shutil.rmtree(work, ignore_errors=True)

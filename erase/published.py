@@ -16,6 +16,7 @@ from .classifier import Network
 from .errors import UserError
 from .fetch import published_weights
 from .files import digest, file_digests, read_tensors
+from .untrusted import read_pickled, reason
 
 SIDE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, as torchvision trains
@@ -117,11 +118,8 @@ def load_published(name: str, weights: str | None = None) -> Published:
     with torch.random.fork_rng(devices=[]):  # its first weights are drawn from the global generator
         network = Published(name, KNOWN[name], digest(name, VERSION, file_digests(path.parent, [path])))
     try:
-        if path.suffix == ".safetensors":
-            tensors = read_tensors(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
+        tensors = read_tensors(path) if path.suffix == ".safetensors" else read_pickled(path)
         network.network.load_state_dict(tensors)
-    except Exception as error:  # zip, pickle and torch each raise their own kinds
-        raise UserError(f"{path} holds no weights of {name}: {' '.join(str(error).split())[:200]}") from None
+    except Exception as error:  # ours, and torch's several kinds for tensors that do not fit
+        raise UserError(f"{path} holds no weights of {name}: {reason(error)}") from None
     return network.eval().requires_grad_(False)

@@ -8,8 +8,8 @@ from .classifier import GROUPS, NEIGHBOURS
 from .config import PretrainConfig
 from .data.images import ImageSet
 from .errors import UserError
-from .files import read_json
 from .model import find_source
+from .packs import read_vae
 
 
 def check_recipe(config: PretrainConfig) -> None:
@@ -22,7 +22,7 @@ def check_recipe(config: PretrainConfig) -> None:
         if config.classifier.width % GROUPS:
             faults.append(f"classifier.width must be a multiple of {GROUPS}")
     else:
-        levels = len(read_json(find_source(config.instruments) / "vae" / "config.json")["block_out_channels"])
+        levels = len(read_vae(find_source(config.instruments) / "vae").get("block_out_channels", [64]))
     if config.dit.width % config.dit.heads:
         faults.append(f"dit.width must be a multiple of dit.heads ({config.dit.heads})")
     if config.dit.width % 4:

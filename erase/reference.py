@@ -55,4 +55,9 @@ def write_reference(reference: Reference, pack: Path) -> None:
 
 def read_reference(pack: Path) -> Reference:
     """Raises UserError if the pack holds none."""
-    return Reference(**{name: value.numpy() for name, value in read_tensors(pack / NAME).items()})
+    held = read_tensors(pack / NAME)
+    shapes = {name: tuple(value.shape) for name, value in held.items()}
+    k, d = (shapes.get("total") or (0, 0))[:2] if len(shapes.get("total", ())) == 2 else (0, 0)
+    if not k or shapes != {"labels": (k,), "count": (k,), "total": (k, d), "outer": (k, d, d)}:
+        raise UserError(f"{pack / NAME} holds no sums of features by class")
+    return Reference(**{name: value.numpy() for name, value in held.items()})

@@ -16,6 +16,8 @@ from .presets import config_hash
 from .scoring import describe, folder_features, read_folder, score_reading
 from .stage import Stage, extract
 
+NEAREST = 10  # other classes that results.json names, nearest first
+
 
 def score(
     config: ResolvedConfig, model: Model, stage: Stage, forget: list[int], output: Path, original: Path
@@ -64,6 +66,7 @@ def score(
         "complete": True,
         "config_hash": config_hash(config),
         "forget": [{"index": label, "name": model.labels[label]} for label in forget],
+        "nearest": stage.nearest(forget)[:NEAREST],
         "method": config.method.name,
         "optimizer": config.optimizer.policy,
         "seed": config.seed,

@@ -7,6 +7,7 @@ depends on i and not on how many rows are asked for: a process may draw only the
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -48,8 +49,15 @@ def epoch_indices(seed: int, stream: str, step: int, count: int, size: int) -> n
     """Indices of batch number ``step``: a fresh permutation of ``size`` items each epoch, none skipped at its end."""
     position = np.arange(step * count, (step + 1) * count)
     epochs, offsets = position // size, position % size
-    order = {int(e): generator(seed, stream, int(e)).permutation(size) for e in np.unique(epochs)}
+    order = {int(e): _order(seed, stream, int(e), size) for e in np.unique(epochs)}
     return np.array([order[int(e)][o] for e, o in zip(epochs, offsets, strict=True)], dtype=np.int64)
+
+
+@lru_cache(maxsize=4)  # either side's current epoch and the next: a batch costs no more from a larger set
+def _order(seed: int, stream: str, epoch: int, size: int) -> np.ndarray:
+    order = generator(seed, stream, epoch).permutation(size)
+    order.setflags(write=False)
+    return order
 
 
 def image_seed(sample_seed: int, label: int, number: int) -> int:

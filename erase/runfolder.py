@@ -13,7 +13,7 @@ import yaml
 
 from .config import ResolvedConfig, as_mapping, changes
 from .errors import UserError
-from .files import write_text
+from .files import cache_folder, check_writable, write_text
 from .locks import LOCK, held
 from .model import Model
 from .presets import load_yaml
@@ -47,8 +47,16 @@ def finished(output: Path) -> bool:
     return (output / "results.json").is_file()
 
 
+def tidy(output: Path) -> None:
+    """Removes the lock that a process left which was killed when its run was finished."""
+    if (output / LOCK).exists():
+        with contextlib.suppress(UserError), held(output, ""):  # the holder may be about to end
+            pass
+
+
 def claim_folder(output: Path, config: ResolvedConfig, need: int) -> None:
     """Makes the run folder with its config.yaml. Raises UserError if it cannot, or if under ``need`` bytes are free."""
+    check_writable(cache_folder(), "the cache folder")
     try:
         sweep(output.rglob(".*"))
         write_text(output / "config.yaml", yaml.safe_dump(as_mapping(config), sort_keys=False, allow_unicode=True))

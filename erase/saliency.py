@@ -278,9 +278,10 @@ class _LayerHook:
         if isinstance(self.layer, nn.Conv2d):
             uses = [_as_patches(self.layer, x, g) for x, g in uses]
         pairs = [(x.float().reshape(n, -1, x.shape[-1]), g.reshape(n, -1, g.shape[-1])) for x, g in uses]
-        inputs = torch.cat([x for x, _ in pairs], dim=1)
-        outputs = torch.cat([g for _, g in pairs], dim=1)
-        if all(torch.equal(x, pairs[0][0]) for x, _ in pairs[1:]):
+        inputs, outputs = (value.contiguous() for value in pairs[0])
+        if len(pairs) > 1:
+            inputs, outputs = (torch.cat(values, dim=1) for values in zip(*pairs, strict=True))
+        if len(pairs) > 1 and all(torch.equal(x, pairs[0][0]) for x, _ in pairs[1:]):
             inputs, outputs = pairs[0][0], torch.stack([g for _, g in pairs]).sum(0)
         if inputs.shape[1] == 1:  # one token: the square of an outer product is the product of the squares
             squares = outputs[:, 0].square().T @ inputs[:, 0].square()

@@ -9,13 +9,15 @@ from typing import Any
 
 from . import processes
 from .config import PROTOCOLS, SHORT, RuntimeConfig, SampleConfig, build, differences, merge, with_protocol
-from .errors import UserError, nearest
-from .files import read_json, write_json
+from .errors import Faults, UserError, nearest
+from .files import write_json
 from .labels import find_class
 from .model import Model, load_model
+from .packs import read_mapping
 from .pictures import image_files
 from .precision import chosen
 from .sampling import drawing, sample_folder
+from .text import brief
 from .trainer import check_runtime, make_accelerator
 
 MARK = "samples.json"
@@ -44,14 +46,19 @@ def draw_samples(
     inside = Path(source) / "model"  # of a run
     place = str(inside if (inside / "model_index.json").is_file() else source)
     given = dict(words or {})
-    unknown = [key for key in given if key not in ("sample", "runtime")]
+    faults = Faults()
+    unknown = [brief(key) for key in given if key not in ("sample", "runtime")]
     if unknown:
-        raise UserError(f"unknown key {unknown[0]!r}; erase sample takes sample.KEY=VALUE and runtime.KEY=VALUE")
-    runtime: RuntimeConfig = build(RuntimeConfig, given.get("runtime", {}), "runtime")
+        known = "erase sample takes sample.KEY=VALUE and runtime.KEY=VALUE"
+        faults.found.append(f"unknown key {', '.join(unknown[:10])}; {known}")
+    runtime: RuntimeConfig = build(RuntimeConfig, given.get("runtime", {}), "runtime", faults=faults)
+    with faults.gathered():
+        _config(None, protocol, given.get("sample", {}), per_class)
+    faults.tell()
     check_runtime(runtime)
     processes.start(runtime.device)
     model = load_model(place)
-    config = _config(model, protocol, given.get("sample", {}), per_class)
+    config = _config(model.pack, protocol, given.get("sample", {}), per_class)
     wanted = _classes(model, classes, exclude)
     model.to(make_accelerator(runtime, output).device)
     about = {
@@ -65,14 +72,16 @@ def draw_samples(
     return {**about, "classes": wanted, "per_class": config.per_class, "output": str(output)}
 
 
-def _config(model: Model, protocol: str | None, settings: Mapping[str, Any], per_class: int | None) -> SampleConfig:
+def _config(pack: Mapping[str, Any] | None, protocol: str | None, settings: Any, per_class: int | None) -> SampleConfig:
     if protocol is None:
-        base = (model.pack or {}).get("protocol") or PROTOCOLS["fast"]
+        base = (pack or {}).get("protocol") or PROTOCOLS["fast"]
     elif protocol in PROTOCOLS:
-        base = merge((model.pack or {}).get("protocol") or {}, PROTOCOLS[protocol])
+        base = merge((pack or {}).get("protocol") or {}, PROTOCOLS[protocol])
     else:
         raise UserError(f"unknown protocol {protocol!r}{nearest(protocol, PROTOCOLS)}")
     named = {SHORT["sample"]: settings} if isinstance(settings, str) else settings
+    if not isinstance(named, Mapping):
+        raise UserError(f"sample must be a section or a protocol's name, not {brief(settings)}")
     values = merge(base, with_protocol(named))
     config: SampleConfig = build(SampleConfig, values, "sample")
     if per_class is not None and per_class < 1:
@@ -106,7 +115,7 @@ def check_mark(output: Path, about: Mapping[str, Any]) -> None:
     """Raises UserError if the folder's images are of another model or protocol, or of nobody knows which."""
     mark = output / MARK
     if mark.is_file():
-        different = differences(read_json(mark), about)
+        different = differences(read_mapping(mark), about)
         if different:
             raise UserError(f"{output} holds samples that differ in {', '.join(different)}; give another --output")
     elif output.exists() and not output.is_dir():

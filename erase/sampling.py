@@ -14,6 +14,7 @@ from tqdm import tqdm
 from . import processes
 from .ahead import ahead
 from .config import SampleConfig, as_mapping
+from .dit import embedded_once
 from .errors import UserError
 from .files import replacing
 from .model import NO_VAE, SCHEDULER, Model
@@ -94,7 +95,7 @@ def denoise(
     scheduler.set_timesteps(steps)  # on the CPU, where the schedulers look them up: no step waits for a GPU
     channels = model.latent_shape[0]
     classes = torch.tensor(list(labels), device=model.device)
-    with autocast(precision, model.device):  # one context for all steps: weights are cast once
+    with autocast(precision, model.device), embedded_once(model.transformer):  # all steps: weights are cast once
         for t in scheduler.timesteps:
             output = guided_output(model, latents, t, classes, guidance_scale, precision, guidance_channels)
             if sampler == "ancestral":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def read_folder(
     paths = [image_path(folder, label, number) for label, count in counts.items() for number in range(count)]
 
     def read(parts: Sequence[range]) -> dict[str, torch.Tensor]:
-        reading = instrument.read(_batches(paths, parts))
+        reading = instrument.read(_images(paths, part) for part in parts)
         return {name: torch.from_numpy(value) for name, value in vars(reading).items()}
 
     def make() -> dict[str, torch.Tensor]:
@@ -81,16 +81,15 @@ def folder_features(
     paths = [image_path(folder, label, number) for label, count in counts.items() for number in range(count)]
 
     def read(parts: Sequence[range]) -> dict[str, torch.Tensor]:
-        return {"features": torch.cat([features(images).float().cpu() for images in _batches(paths, parts)])}
+        return {"features": torch.cat([features(_images(paths, part)).float().cpu() for part in parts])}
 
     found: np.ndarray = processes.by_parts(read, len(paths), READ_BATCH)["features"].numpy()
     return found
 
 
-def _batches(paths: Sequence[Path], parts: Sequence[range]) -> Iterator[torch.Tensor]:
-    for part in parts:
-        check()
-        yield torch.stack([read_image(paths[number]) for number in part])
+def _images(paths: Sequence[Path], part: range) -> torch.Tensor:
+    check()
+    return torch.stack([read_image(paths[number]) for number in part])
 
 
 def score_reading(

@@ -9,8 +9,9 @@ from typing import Any
 
 from .config import DitRecipe
 from .errors import NoModelError, UserError
-from .files import read_json, shipped
+from .files import shipped
 from .imagenet import CLASSES, class_names
+from .packs import read_about, read_index, read_shards, read_transformer
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")  # or shards with an index
 CHECKPOINTS = (".pt", ".pth", ".safetensors")
@@ -110,8 +111,7 @@ def missing_weights(folder: Path) -> list[Path]:
         return found
     for index in (folder / f"{name}.index.json" for name in WEIGHTS):
         if index.is_file():
-            shards = sorted(set(read_json(index)["weight_map"].values()))
-            return found + [folder / name for name in shards if not (folder / name).is_file()]
+            return found + [folder / name for name in read_shards(index) if not (folder / name).is_file()]
     return [*found, folder / WEIGHTS[0]]
 
 
@@ -121,7 +121,7 @@ def read_config(root: Path, num_heads: int | None = None) -> dict[str, Any]:
         from .original import config_of, read_checkpoint
 
         return config_of(read_checkpoint(root), num_heads)
-    return dict(read_json(root / "transformer" / "config.json"))
+    return read_transformer(root / "transformer")
 
 
 def hub_config(repo: str) -> dict[str, Any]:
@@ -141,10 +141,13 @@ def read_labels(root: Path) -> dict[int, str]:
         from .original import read_checkpoint
 
         return slot_labels(len(read_checkpoint(root)["y_embedder.embedding_table.weight"]) - 1, {})
-    names = {int(k): str(v) for k, v in (read_json(root / "model_index.json").get("id2label") or {}).items()}
-    if (root / "erase.json").is_file():
-        return {int(label): names[int(label)] for label in read_json(root / "erase.json")["classes"]}
-    return slot_labels(int(read_json(root / "transformer" / "config.json")["num_embeds_ada_norm"]), names)
+    names, about = read_index(root), read_about(root)
+    if about is None:
+        return slot_labels(int(read_transformer(root / "transformer").get("num_embeds_ada_norm", CLASSES)), names)
+    unnamed = [label for label in about["classes"] if label not in names]
+    if unnamed:
+        raise UserError(f"{root}: erase.json lists class {unnamed[0]}, and model_index.json has no name for it")
+    return {label: names[label] for label in about["classes"]}
 
 
 def slot_labels(slots: int, names: dict[int, str]) -> dict[int, str]:

@@ -87,6 +87,17 @@ def preflight(config: ResolvedConfig, model: Model) -> Stage:
     check_runtime(config.runtime)
     cpu = config.runtime.device == "cpu" or not torch.cuda.is_available()
     check_compile(config, "cpu" if cpu else "cuda")
+    stage = data_stage(config, model)
+    try:
+        return with_instruments(stage, config, model)
+    except UserError as error:
+        if not config.score.allow_missing:
+            raise
+        return replace(stage, why=str(error))
+
+
+def data_stage(config: ResolvedConfig, model: Model) -> Stage:
+    """The data alone, and which of its images the retained classes are compared with."""
     source = data_source(config, model)
     images = load_images(source, model.image_size, folder_ids(Path(source), model.labels, model.num_classes))
     if config.data.flip and images.arrays is not None:
@@ -97,18 +108,13 @@ def preflight(config: ResolvedConfig, model: Model) -> Stage:
     rows = images.select([label for label in counts if label not in forget])
     if config.score.reference_images is not None:
         rows = rows[balanced(images.labels[rows], config.score.reference_images)]
-    stage = Stage(images, counts, rows)
-    try:
-        return _instruments(stage, config, model, forget)
-    except UserError as error:
-        if not config.score.allow_missing:
-            raise
-        return replace(stage, why=str(error))
+    return Stage(images, counts, rows)
 
 
-def _instruments(stage: Stage, config: ResolvedConfig, model: Model, forget: list[int]) -> Stage:
+def with_instruments(stage: Stage, config: ResolvedConfig, model: Model) -> Stage:
     """The stage with classifier and extractor. Raises UserError naming both files where both are missing."""
-    faults = []
+    faults: list[str] = []
+    forget = find_forget(config.forget, model.labels)
     for find in (
         partial(_with_classifier, config=config, model=model, forget=forget),
         partial(_with_extractor, config=config),

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from .errors import StoppedError
+from .faults import writing
 from .files import write_text
 
 FLUSH_EVERY = 20
@@ -99,7 +100,7 @@ class StepLog:
             self.accelerator.log({f"{row['objective']}/{k}": v for k, v in values.items()}, step=row["step"])
         if self.path is None or not self.accelerator.is_main_process or not (rows or self.path.exists()):
             return
-        with self.path.open("ab", buffering=0) as file:
+        with writing(self.path, self.path), self.path.open("ab", buffering=0) as file:
             file.write("".join(json.dumps(printed(row)) + "\n" for row in rows).encode())
             if sync:
                 os.fsync(file.fileno())

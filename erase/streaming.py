@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,12 +21,30 @@ def batch_size(extractor: Extractor, asked: int | None) -> int:
 
 
 def workers(extractor: Extractor) -> int:
-    """Threads that fill the cores; two at least, so that one decodes while another computes."""
-    return min(8, cores()) if extractor.device.type == "cuda" else max(2, cores() // torch.get_num_threads())
+    """Threads that decode for a GPU, or that each decode and extract: two at least, and few, as each holds a batch."""
+    return min(8, cores()) if extractor.device.type == "cuda" else max(2, min(4, cores()))
+
+
+@contextlib.contextmanager
+def shared_cores(threads: int) -> Iterator[Callable[[], None]]:
+    """Yields what each of ``threads`` threads calls first, so that torch's own threads are no more than the cores.
+
+    Else every one of them starts as many as there are cores, and they wait for each other.
+    """
+    whole = torch.get_num_threads()
+
+    def start() -> None:
+        torch.get_num_threads()  # torch sets a new thread's number when it is first asked for
+        torch.set_num_threads(max(1, whole // threads))
+
+    try:
+        yield start
+    finally:
+        torch.set_num_threads(whole)  # the number that later threads begin with
 
 
 def extract(
-    sets: Sequence[Pictures],
+    sets: Iterable[Pictures],
     extractor: Extractor,
     batch: int | None = None,
     size: int | None = None,
@@ -36,37 +55,40 @@ def extract(
     """Of every batch of every set in order: the set's number, what the extractor says, the images' height and width.
 
     On a CPU each thread decodes and extracts batches of its own; on a GPU threads decode into pinned memory ahead of
-    it. ``size``: centre-crop every image to it. ``gate``: also ask the extractor's image gate. ``parts``: only these of
-    a single set. Raises UserError for a damaged image or one of another size.
+    it. A set is asked for when its first images are to be read. ``size``: centre-crop every image to it. ``gate``:
+    also ask the extractor's image gate. ``parts``: only these of a single set. Raises UserError for a damaged image or
+    one of another size.
     """
     count, cuda = batch_size(extractor, batch), extractor.device.type == "cuda"
 
-    def make(item: tuple[int, int, int]) -> tuple[torch.Tensor | Extracted, tuple[int, ...]]:
-        number, start, stop = item
-        images = sets[number].read(start, stop, size)
+    def make(item: tuple[int, Pictures, int, int]) -> tuple[torch.Tensor | Extracted, tuple[int, ...]]:
+        _, one, start, stop = item
+        images = one.read(start, stop, size)
         return (images.pin_memory() if cuda else extractor(images, gate)), tuple(images.shape)
 
-    items = ((number, *span) for number, one in enumerate(sets) for span in spans(one, count))
+    items = ((number, one, *span) for number, one in enumerate(sets) for span in spans(one, count))
     shapes: dict[int, tuple[int, ...]] = {}
     if parts is not None:
-        items = ((0, part.start, part.stop) for part in parts)
-        shapes[0] = tuple(sets[0].read(0, 1, size).shape)  # of all parts, also those that others read
+        only = next(iter(sets))
+        items = ((0, only, part.start, part.stop) for part in parts)
+        shapes[0] = tuple(only.read(0, 1, size).shape)  # of all parts, also those that others read
     threads = workers(extractor)
     depth = 2 * threads if cuda else threads  # on a CPU what waits only pushes the rest out of its cache
-    for (number, start, _), (made, shape) in ahead(make, items, threads, depth):
-        check()
-        first = shapes.setdefault(number, shape)
-        if first[2:] != shape[2:]:
-            name = sets[number].files[start] if sets[number].files else sets[number].name
-            raise different_sizes(name, shape, first)
-        found = made if isinstance(made, Extracted) else extractor(made.to(extractor.device, non_blocking=True), gate)
-        if bar is not None:
-            bar.update(shape[0])
-        yield number, found, (first[2], first[3])
+    with shared_cores(threads) as start_thread:
+        for (number, one, start, _), (made, shape) in ahead(make, items, threads, depth, start_thread):
+            check()
+            first = shapes.setdefault(number, shape)
+            if first[2:] != shape[2:]:
+                raise different_sizes(one.files[start] if one.files else one.name, shape, first)
+            if not isinstance(made, Extracted):
+                made = extractor(made.to(extractor.device, non_blocking=True), gate)
+            if bar is not None:
+                bar.update(shape[0])
+            yield number, made, (first[2], first[3])
 
 
 def moments(
-    sets: Sequence[Pictures],
+    sets: Iterable[Pictures],
     extractor: Extractor,
     batch: int | None = None,
     size: int | None = None,
@@ -84,7 +106,7 @@ def moments(
             current, total = number, Moments()
         total.add(found.features)
         shape = seen
-    if sets:
+    if shape != (0, 0):
         yield current, total, shape
 
 
@@ -96,7 +118,7 @@ def shared_moments(
         return next(moments([one], extractor, batch, size, bar))[1:]
     step = batch_size(extractor, batch)
     parts = list(processes.mine(range(*span) for span in spans(one, step)))
-    _, own, _ = next(moments([one], extractor, batch, size, bar, parts))
+    _, own, _ = next(moments([one], extractor, batch, size, bar, parts), (0, Moments(), (0, 0)))  # it may have none
     whole = Moments()
     for other in processes.gather(own.cpu()):
         whole.merge(other)

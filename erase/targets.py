@@ -16,16 +16,19 @@ from .classifier import load_instrument
 from .data.images import digits, load_images
 from .errors import UserError
 from .extractors import INCEPTION, Extractor
-from .files import cache_folder, digest, file_digests, once, read_json, read_tensors, write_tensors
+from .files import cache_folder, digest, file_digests, once, read_tensors, write_tensors
 from .metrics.fid import Statistics
 from .model import read_labels
+from .packs import read_about, understood
 from .pictures import Pictures, find_pictures, image_set_pictures, is_run
 from .presets import load_yaml
 from .reference import NAME as PACK
 from .reference import read_reference
 from .streaming import shared_moments
+from .untrusted import check_npy, check_regular, npy_header, reason
 
 FORMAT = "erase-statistics-1"
+MOMENT_BYTES = 2**31  # of a covariance; Inception's has 2**25
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,14 @@ def find_target(
     return read_adm(path, extractor) if path.suffix == ".npz" else read_target(path, extractor, size)
 
 
+def check_target(source: str | Path) -> None:
+    """Raises UserError if nothing lies at ``source`` that could be a reference."""
+    if str(source) != "digits" and not Path(source).exists():
+        raise UserError(
+            f"no images at {source}; a reference is digits, a folder of images, a statistics file or an .npz"
+        )
+
+
 def statistics_file(source: str | Path) -> Path:
     """The file of a reference without images."""
     return Path(source) / PACK if (Path(source) / PACK).is_file() else Path(source)
@@ -73,11 +84,12 @@ def has_images(source: str | Path) -> bool:
     path = statistics_file(source)
     if path.suffix != ".npz":
         return path.suffix != ".safetensors"
+    check_regular(path)
     try:
         with zipfile.ZipFile(path) as zipped:
             return not {"mu.npy", "sigma.npy"} <= set(zipped.namelist())
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+    except Exception as error:  # zipfile's own kinds, and those of what is in it
+        raise UserError(f"cannot read {path}: {reason(error)}") from None
 
 
 def target_pictures(source: str | Path) -> Pictures:
@@ -144,8 +156,10 @@ def read_target(path: Path, extractor: Extractor, size: int | None) -> Target:
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-    if about.get("format") != FORMAT:
+        raise UserError(f"cannot read {path}: {reason(error)}") from None
+    shapes = {name: tuple(tensor.shape) for name, tensor in held.items()}
+    n = shapes.get("mu", (0,))[0] if shapes.get("mu") else 0
+    if about.get("format") != FORMAT or shapes != {"mu": (n,), "sigma": (n, n), "count": (), "size": (2,)}:
         raise UserError(f"{path} is no statistics file; erase fid --save-reference makes one")
     for what, mine in (
         ("extractor", extractor.name), ("extractor_key", extractor.key), ("layer", extractor.layer),
@@ -153,7 +167,7 @@ def read_target(path: Path, extractor: Extractor, size: int | None) -> Target:
     ):  # fmt: skip
         if about.get(what) != mine:
             raise UserError(f"{path} was made with {what} {about.get(what)!r}, not {mine!r}")
-    return _target(str(path), about["key"], held)
+    return _target(str(path), about.get("key", digest(path)), held)
 
 
 def read_pack(pack: Path, extractor: Extractor, size: int | None, classes: Sequence[int] | None) -> Target:
@@ -176,10 +190,17 @@ def read_adm(path: Path, extractor: Extractor) -> Target:
     Never unpickles.
     """
     try:
+        with zipfile.ZipFile(path) as zipped:
+            for name in ("mu.npy", "sigma.npy"):
+                with zipped.open(name) as member:
+                    shape, _, dtype, header = npy_header(member)
+                if dtype.kind != "f":
+                    raise ValueError(f"{name} holds {dtype}, not numbers")
+                check_npy(zipped.getinfo(name), shape, dtype.itemsize, header, MOMENT_BYTES)
         with np.load(path, allow_pickle=False) as stored:
             mu, sigma = stored["mu"].astype(np.float64), stored["sigma"].astype(np.float64)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+    except Exception as error:  # zipfile's own kinds, and those of what packs and numbers its members
+        raise UserError(f"cannot read {path}: {reason(error)}") from None
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
         raise UserError(f"{path}: mu {mu.shape} and sigma {sigma.shape} do not fit together")
     if extractor.name != INCEPTION:
@@ -210,9 +231,13 @@ def run_target(
 
 def run_data(run: Path, side: int) -> Pictures:
     """The real images that a run was made with, to be cropped to ``side``. Raises UserError if it does not say."""
+    from .instruments import has_published, run_reference
+
     source = data_of(run)
     if source is None:
         raise UserError(f"the run {run} does not say where its real images are; give --reference")
+    if has_published(run):
+        return run_reference(run, side)
     names = {name: label for label, name in read_labels(run / "model").items()}
     return image_set_pictures(load_images(source, side, names), source)
 
@@ -220,10 +245,10 @@ def run_data(run: Path, side: int) -> Pictures:
 def data_of(run: Path) -> str | None:
     """Where the real images of a run came from: its config's data, else its pack's."""
     config = load_yaml(run / "config.yaml") if (run / "config.yaml").is_file() else {}
-    pack = run / "model" / "erase.json"
-    source = (config.get("data") or {}).get("source")
-    if not source and pack.is_file():
-        source = read_json(pack).get("data", {}).get("source")
+    with understood(run / "config.yaml"):
+        source = (config.get("data") or {}).get("source")
+    if not source:
+        source = (read_about(run / "model") or {}).get("data", {}).get("source")
     return str(source) if source else None
 
 

@@ -20,13 +20,15 @@ from .compiled import compiled
 from .config import ResolvedConfig, RunConfig
 from .data.split import Split, encode_split
 from .dit import time_shift
-from .files import cache_folder, digest, read_json, read_tensors, write_json, write_tensors
+from .faults import under_way
+from .files import cache_folder, digest, read_tensors, write_json, write_tensors
 from .labels import find_forget
 from .locks import held
 from .methods import Method
 from .model import ORIGINAL_NOTE, Model, load_model, save_model, weights_key
 from .optim import make_policy
 from .originals import copy_samples, drop_stale_samples, original_samples
+from .packs import read_results
 from .precision import arithmetic, restore_forward
 from .presets import config_hash, family_of, output_folder, resolve, with_classes
 from .report.card import model_card
@@ -41,6 +43,7 @@ from .runfolder import (
     redo_folder,
     settle,
     space_needed,
+    tidy,
 )  # fmt: skip
 from .sampling import sample_folder
 from .signals import check_together
@@ -87,9 +90,13 @@ def run_in_folder(
 
 def standing(output: Path, config: ResolvedConfig, force: bool) -> tuple[bool, dict[str, Any] | None]:
     """Whether a finished run is to be redone, and the results of one that is not. Raises UserError for another's."""
-    again = force and not settle(output)
+    settled = settle(output)
     check_folder(output, config)
-    return again, finished_results(output, config) if finished(output) and not again else None
+    again = force and not settled
+    if again or not finished(output):
+        return again, None
+    tidy(output)
+    return again, finished_results(output, config)
 
 
 def claim(output: Path, config: ResolvedConfig, need: int, again: bool) -> Path | None:
@@ -114,6 +121,8 @@ def forget_classes(
 
     with timed(seconds, "score"):
         stage = raise_gate(stage, accelerator.device)
+        if stage.instrument is not None:
+            stage.real_features()  # into the cache: an image that cannot be read is told before the first step
 
     with timed(seconds, "sample"):
         runtime = config.runtime
@@ -178,7 +187,7 @@ def finished_results(output: Path, config: ResolvedConfig) -> dict[str, Any]:
     """What ``results.json`` holds; the state, of no more use, goes."""
     if not config.runtime.keep_state:
         shutil.rmtree(output / "state", ignore_errors=True)
-    return dict(read_json(output / "results.json"))
+    return read_results(output, whole=True)
 
 
 def place_originals(original: Path, model: Model, samples: Path, counts: Mapping[int, int]) -> None:
@@ -190,7 +199,8 @@ def place_originals(original: Path, model: Model, samples: Path, counts: Mapping
 @contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     begin = time.monotonic()
-    yield
+    with under_way():
+        yield
     seconds[name] = seconds.get(name, 0.0) + time.monotonic() - begin
 
 

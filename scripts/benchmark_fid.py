@@ -2,11 +2,13 @@
 
     python scripts/benchmark_fid.py docs/results/benchmark-fid.json
 
-Both use the digits pack's classifier through the same registry, a reference that is cached, and one process whose
-imports are done. torch-fidelity is timed with and without its loader's workers, at its default batch and at a larger
-one; its best counts. Rounds alternate, and the fastest of each side is taken. Then the peak memory of `erase.fid` over
-1,000 and over 20,000 images, and how many images a second Inception's architecture takes, with random weights, on the
-device at hand.
+Both use the digits pack's classifier, a reference that is cached, and one process whose imports are done.
+torch-fidelity is timed with and without its loader's workers, at its default batch, a smaller and a larger one; its
+best counts. Rounds alternate, and the fastest of each side is taken, in seconds and, as other work on the machine
+lengthens those, in seconds of CPU (its workers' too). The classifier's forward pass, which both need, is timed alone
+and beside the rate of the same core's matrix product: no faster way through the images can be under it. Then the peak
+memory of `erase.fid` over 1,000 and over 20,000 images, and how many images a second Inception's architecture takes,
+with random weights, on the device at hand.
 """
 
 from __future__ import annotations
@@ -20,11 +22,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+OURS, FORWARD = "erase", "the forward pass alone"
 FOLDERS, IMAGES, ROUNDS = 10, 500, 6
 MEMORY = (1_000, 20_000)
-SETTINGS = [(save, batch) for save in (True, False) for batch in (64, 250)]  # save_cpu_ram=True: no workers
+SETTINGS = [(save, batch) for save in (True, False) for batch in (32, 64, 250)]  # save_cpu_ram=True: no workers
 
 
 def make_images(root: Path) -> None:
@@ -81,32 +86,40 @@ def compare(root: Path) -> dict[str, object]:
         ]
         return [row["frechet_inception_distance"] for row in rows]
 
+    ways: dict[str, Callable[[], list[float]]] = {
+        f"torch-fidelity, {'no' if save else 'its'} workers, batch {batch}": partial(theirs, save, batch)
+        for save, batch in SETTINGS
+    }
+    ways[OURS] = ours
     first, second = ours(), theirs(True, 64)  # fills both caches of the reference
-    times: dict[str, list[float]] = {"erase": []}
-    cpu: dict[str, list[float]] = {}
+    spent: dict[str, list[tuple[float, float]]] = {}
     for _ in range(ROUNDS):
-        for save, batch in SETTINGS:
-            label = f"torch-fidelity, {'no' if save else 'its'} workers, batch {batch}"
-            begin, busy = time.perf_counter(), time.process_time()
-            theirs(save, batch)
-            times.setdefault(label, []).append(time.perf_counter() - begin)
-            cpu.setdefault(label, []).append(time.process_time() - busy)
-        begin, busy = time.perf_counter(), time.process_time()
-        ours()
-        times["erase"].append(time.perf_counter() - begin)
-        cpu.setdefault("erase", []).append(time.process_time() - busy)
+        for label, way in [*ways.items(), (FORWARD, partial(forward, folders))]:
+            spent.setdefault(label, []).append(clocked(way))
     load = os.getloadavg()[0]
-    fastest = {label: min(values) for label, values in times.items()}
-    best = min((label for label in fastest if label != "erase"), key=lambda label: fastest[label])
+    fastest = {label: min(wall for wall, _ in pairs) for label, pairs in spent.items()}
+    busy = {label: min(cpu for _, cpu in pairs) for label, pairs in spent.items()}
+    best, leanest = (
+        min((x for x in found if x in ways and x != OURS), key=found.__getitem__) for found in (fastest, busy)
+    )
+    work = flops()
     return {
         "folders": FOLDERS,
         "images_a_folder": IMAGES,
         "rounds": ROUNDS,
-        "seconds": {label: [round(value, 3) for value in values] for label, values in times.items()},
-        "cpu_seconds": {label: round(min(cpu[label]), 3) for label in ("erase", best)},
+        "seconds": {label: [round(wall, 3) for wall, _ in pairs] for label, pairs in spent.items() if label in ways},
+        "cpu_seconds": {label: round(value, 3) for label, value in busy.items()},
         "best_setting": best,
-        "ratio": round(fastest[best] / fastest["erase"], 2),
-        "images_per_second": round(FOLDERS * IMAGES / fastest["erase"]),
+        "ratio": round(fastest[best] / fastest[OURS], 2),
+        "ratio_of_cpu_seconds": round(busy[leanest] / busy[OURS], 2),
+        "ratio_of_cpu_seconds_if_all_but_the_forward_pass_were_free": round(busy[leanest] / busy[FORWARD], 2),
+        "forward_pass": {
+            "share_of_erase": round(busy[FORWARD] / busy[OURS], 2),
+            "share_of_torch_fidelity": round(busy[FORWARD] / busy[leanest], 2),
+            "gflop_a_second_and_core": round(FOLDERS * IMAGES * work / busy[FORWARD] / 1e9, 1),
+            "matrix_product_gflop_a_second_and_core": round(matrix_rate() / 1e9, 1),
+        },
+        "images_per_second": round(FOLDERS * IMAGES / fastest[OURS]),
         "largest_relative_difference": max(abs(a - b) / b for a, b in zip(first, second, strict=True)),
         "fid": first,
         "threads": torch.get_num_threads(),
@@ -115,6 +128,51 @@ def compare(root: Path) -> dict[str, object]:
         "caveat": "the machine was busy with other work" if load > 1.5 else None,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "torch-fidelity": "0.4.0"},
     }
+
+
+def clocked(way: Callable[[], object]) -> tuple[float, float]:
+    """Seconds, and seconds of CPU with those of finished children."""
+
+    def busy() -> float:
+        return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+    wall, cpu = time.perf_counter(), busy()
+    way()
+    return time.perf_counter() - wall, busy() - cpu
+
+
+def forward(folders: list[str]) -> None:
+    """The extractor alone, as often as the ten folders need it, over images that are in memory."""
+    from erase.extractors import find_extractor
+    from erase.pictures import folder_pictures
+
+    images = folder_pictures(Path(folders[0])).read(0, IMAGES).split(64)
+    extractor = find_extractor("digits", device="cpu")
+    for _ in folders:
+        for batch in images:
+            extractor(batch)
+
+
+def flops() -> float:
+    """Floating-point operations of the extractor an image: two a multiplication with addition."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from erase.classifier import load_instrument
+    from erase.files import shipped
+
+    network = load_instrument(shipped("assets") / "digits" / "classifier").network
+    with FlopCounterMode(display=False) as counted:
+        network(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    return float(counted.get_total_flops())
+
+
+def matrix_rate(side: int = 1024) -> float:
+    """Floating-point operations a second of CPU of a matrix product in float32: the best of 20."""
+    import torch
+
+    left, right = torch.ones(side, side), torch.ones(side, side)
+    return 2 * side**3 / min(clocked(lambda: left @ right)[1] for _ in range(20))
 
 
 def memory(root: Path, count: int) -> dict[str, object]:

@@ -15,8 +15,10 @@ import yaml
 import erase
 from erase import cli
 from erase.classifier import save_instrument
+from erase.errors import StoppedError
 from erase.methods import METHODS
 from erase.model import untied_copy
+from erase.signals import Interrupted
 
 from .helpers import make_model, write_image
 from .table_helpers import Stub, entry
@@ -38,7 +40,19 @@ def test_importing_erase_and_its_command_does_not_import_torch():
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["run"], ["pretrain"], ["table"], ["methods"], ["convert"], ["fid"], ["score"], ["sample"], ["grid"]],
+    [
+        [],
+        ["run"],
+        ["pretrain"],
+        ["table"],
+        ["methods"],
+        ["convert"],
+        ["fid"],
+        ["score"],
+        ["sample"],
+        ["grid"],
+        ["report"],
+    ],
 )
 def test_help_does_not_import_torch(command):
     code = (
@@ -377,10 +391,12 @@ def test_sample_draws_into_a_folder(call, pack, tmp_path):
         (["fid"], ["Missing argument 'DIR...'"]),
         (["fid", "x"], ["Missing option '--reference'"]),
         (["fid", "x", "--reference", "y", "--extractor", "digits"], ["no images at x"]),
-        (["fid", "x", "--reference", "y", "--extractor", "nope"], ["no extractor 'nope'"]),
-        (["fid", "x", "--reference", "y"], ["weights-inception", "put it at", "--weights"]),
-        (["fid", "x", "--reference", "y", "--weights", "z"], ["no Inception weights at z"]),
-        (["fid", "x", "--reference", "y", "--extractor", "digits", "--device", "gpu"], ["no device 'gpu'"]),
+        (["fid", ".", "--reference", ".", "--extractor", "nope"], ["no extractor 'nope'"]),
+        (["fid", "x", "--reference", "digits"], ["no images at x"]),
+        (["fid", ".", "--reference", "y"], ["no images at y; a reference is"]),
+        (["fid", ".", "--reference", "."], ["weights-inception", "put it at", "--weights"]),
+        (["fid", ".", "--reference", ".", "--weights", "z"], ["no Inception weights at z"]),
+        (["fid", ".", "--reference", ".", "--extractor", "digits", "--device", "gpu"], ["no device 'gpu'"]),
         (["score"], ["Missing argument 'RUN|DIR...'"]),
         (["score", "x", "--extractor", "digits"], ["no images at x"]),
         (["score", "x", "--metrics", "fdi"], ["unknown metric 'fdi'; did you mean 'fid'"]),
@@ -410,8 +426,10 @@ def test_no_command_at_all_is_one_line_or_help(call):
     [
         (erase.UserError("do this"), 2, "erase: do this"),
         (RuntimeError("two\nlines"), 1, "erase: RuntimeError: two lines (--debug shows the traceback)"),
-        (KeyboardInterrupt(), 130, "erase: interrupted; the same command continues"),
-        (cli.Terminated(), 143, "erase: terminated; the same command continues"),
+        (StoppedError("try that"), 1, "erase: try that"),
+        (KeyboardInterrupt(), 130, "erase: interrupted; to continue: erase methods"),
+        (cli.Terminated(), 143, "erase: terminated; to continue: erase methods"),
+        (Interrupted(2), 130, "erase: stopped, and what was done is saved; to continue: erase methods"),
     ],
 )
 def test_every_ending_has_its_code_and_its_line(call, monkeypatch, error, code, line):
@@ -465,6 +483,14 @@ def test_a_table_is_printed_as_markdown_or_json(call, cells, tmp_path):
     assert (code, json.loads(out)["done"]) == (0, 2)
 
 
+def test_warnings_stand_with_their_cell_and_are_counted_below(call, cells, tmp_path):
+    said = ["nothing was forgotten: FA 98.0 % before", "the other classes are harmed: RA"]
+    _, out, err = call(*cells(outcome=lambda task: {**entry(), "warnings": said[: 1 + (task.request.forget == [0])]}))
+    assert "2 of 2 cells carry a warning: nothing was forgotten (2), the other classes are harmed (1)" in out
+    assert "60 s; nothing was forgotten: FA 98.0 % before" in err
+    assert len(json.loads((tmp_path / "out" / "mine.json").read_text())["warnings"]) == 2
+
+
 def test_a_table_with_failed_cells_ends_with_code_1_and_a_line(call, cells):
     code, out, err = call(*cells(outcome=lambda task: entry() if task.request.forget == [0] else {"error": "none"}))
     assert code == 1
@@ -477,7 +503,7 @@ def test_a_table_with_failed_cells_ends_with_code_1_and_a_line(call, cells):
 def test_an_interrupted_table_has_its_code_and_is_rendered(call, cells, tmp_path):
     code, out, err = call(*cells(stop_after=1))
     assert (code, out) == (130, "")
-    assert err.strip().splitlines()[-1] == "erase: interrupted; the same command continues"
+    assert err.strip().splitlines()[-1] == "erase: interrupted; to continue: erase table mine.yaml -o out"
     assert "1 of 2 cells are missing" in (tmp_path / "out" / "mine.md").read_text()
 
 

@@ -11,7 +11,7 @@ from erase.config import RunConfig, as_mapping
 from erase.errors import UserError
 from erase.model import save_model
 from erase.presets import resolve
-from erase.report.compare import draw
+from erase.report.compare import grid
 from erase.sampling import image_path
 from erase.unlearning import watch
 
@@ -48,7 +48,7 @@ def columns_of(page, colour):
 
 def test_runs_stand_side_by_side_after_their_common_original(tmp_path):
     runs = [str(make_run(tmp_path, name)) for name in ("a", "b")]
-    out = draw("runs", runs, str(tmp_path / "x.png"))
+    out = grid(runs, tmp_path / "x.png", "runs")
     page = pixels(out)
     original, first, second = (columns_of(page, COLOURS[name]) for name in ("original", "a", "b"))
     assert original.max() < first.min() <= first.max() < second.min()
@@ -58,20 +58,20 @@ def test_runs_stand_side_by_side_after_their_common_original(tmp_path):
 def test_runs_of_other_samples_are_not_put_beside_each_other(tmp_path):
     runs = [str(make_run(tmp_path, "a")), str(make_run(tmp_path, "b", seed=4))]
     with pytest.raises(UserError, match="differ in their model or samples"):
-        draw("runs", runs, str(tmp_path / "x.png"))
+        grid(runs, tmp_path / "x.png", "runs")
     assert not (tmp_path / "x.png").exists()
 
 
 def test_the_class_fades_over_the_snapshots(tmp_path):
     run = make_run(tmp_path, "a")
     with pytest.raises(UserError, match="holds no snapshots; make the run with --snapshot-every"):
-        draw("fading", [str(run)], str(tmp_path / "x.png"))
+        grid([str(run)], tmp_path / "x.png", "fading")
     for step in (0, 10, 2000):
         for label in (0, 1):
             for number in range(4):
                 colour = np.full((8, 8, 3), (step // 20, 90, 10))
                 write_image(image_path(run / "snapshots" / f"{step:06d}", label, number), colour)
-    page = pixels(draw("fading", [str(run)], str(tmp_path / "x.png")))
+    page = pixels(grid([str(run)], tmp_path / "x.png", "fading"))
     places = [columns_of(page, (step // 20, 90, 10)) for step in (0, 2000)]
     assert places[0].max() < places[1].min()
     assert (page == np.array((200, 40, 40))).all(2).sum() > 100  # the forgotten rows are marked
@@ -80,7 +80,7 @@ def test_the_class_fades_over_the_snapshots(tmp_path):
 def test_a_guidance_sweep_draws_both_models(tmp_path):
     save_model(make_model(), tmp_path / "original")
     run = make_run(tmp_path, "a", model=tmp_path / "original")
-    page = pixels(draw("guidance", [str(run)], str(tmp_path / "x.png")))
+    page = pixels(grid([str(run)], tmp_path / "x.png", "guidance"))
     assert page.shape[1] > 10 * 2 * 64  # five scales of two models, two images each
 
 
@@ -95,12 +95,12 @@ def test_a_guidance_sweep_draws_both_models(tmp_path):
 def test_what_cannot_be_drawn_is_one_line(tmp_path, kind, count, name, said):
     runs = [str(make_run(tmp_path, letter)) for letter in "ab"[:count]]
     with pytest.raises(UserError, match=said):
-        draw(kind, runs, str(tmp_path / name))
+        grid(runs, tmp_path / name, kind)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds no finished run"):
-        draw("runs", [str(tmp_path)], str(tmp_path / "x.png"))
+        grid([str(tmp_path)], tmp_path / "x.png", "runs")
 
 
 def test_snapshots_are_taken_when_asked_for_and_never_twice(tmp_path):

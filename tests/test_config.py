@@ -1,14 +1,15 @@
 """Settings: what is refused, with which words, and what is kept."""
 
 import dataclasses
+import typing
 
 import pytest
 import yaml
 
 from erase.config import (
-    DitRecipe,
     ObjectiveConfig,
     PretrainConfig,
+    ResolvedConfig,
     RunConfig,
     SampleConfig,
     UnlearnConfig,
@@ -25,6 +26,7 @@ from erase.errors import UserError
 from erase.files import shipped
 from erase.methods import METHODS
 from erase.presets import config_hash, output_folder, resolve, resolve_pretrain, with_classes
+from erase.table.config import TableConfig
 
 PRESETS = sorted(path for path in shipped("configs").rglob("*.yaml") if path.parent.name != "tables")
 
@@ -134,10 +136,62 @@ def test_as_mapping_comes_back():
     assert build(PretrainConfig, yaml.safe_load(yaml.safe_dump(plain))) == config
 
 
-def test_every_field_says_what_it_is():
-    for cls in (ObjectiveConfig, UnlearnConfig, SampleConfig, DitRecipe, VaeRecipe, PretrainConfig):
-        for field in dataclasses.fields(cls):
-            assert field.metadata["text"], field.name
+def every_field(cls):
+    """All fields of a config and of its sections, with their types."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        yield f"{cls.__name__}.{field.name}", hints[field.name], field.metadata
+        inside = [hints[field.name], *typing.get_args(hints[field.name])]
+        for kind in inside:
+            if dataclasses.is_dataclass(kind):
+                yield from every_field(kind)
+
+
+CONFIGS = [ResolvedConfig, PretrainConfig, TableConfig, *(method.Options for method in METHODS.values())]
+
+
+@pytest.mark.parametrize("cls", CONFIGS, ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
+def test_every_field_says_what_it_is_and_what_it_may_be(cls):
+    for name, kind, metadata in every_field(cls):
+        assert metadata["text"].strip(), name
+        kinds = {kind, *typing.get_args(kind)}
+        if int in kinds and not metadata.get("choices"):
+            assert metadata["low"] is not None, name
+            assert metadata["high"] is not None, name
+        if float in kinds:
+            assert (metadata["low"], metadata["above"]) != (None, None), name
+
+
+def test_fields_names_and_combinations_are_told_at_once():
+    words = parse_words(
+        ["unlearn.rounds=-1", "sample.protocol=nope", "data=[1]", "unlearn.zzz=1", "unlearn.update=joint",
+         "unlearn.forget.steps=2", "seed=x"]
+    )  # fmt: skip
+    with pytest.raises(UserError) as raised:
+        resolve(RunConfig(["1"], preset="digits/sfron-dual"), words)
+    text = str(raised.value)
+    for part in ("unlearn.rounds must be", "unknown sample.protocol 'nope'", "data must be a section or a name",
+                 "unknown key 'unlearn.zzz'", "a joint update takes one step a round", "seed must be"):  # fmt: skip
+        assert part in text
+    assert text.count("config: ") == 1
+    assert "\n" not in text
+    with pytest.raises(UserError) as raised:
+        resolve(RunConfig(["1"], preset="nope/nope", method="nope"), {"unlearn": {"rounds": -1}})
+    assert all(part in str(raised.value) for part in ("unknown preset", "unknown method 'nope'", "unlearn.rounds must"))
+
+
+def test_a_long_list_of_faults_is_cut():
+    text = fault(UnlearnConfig, {f"zz{i}": 1 for i in range(30)})
+    assert text.endswith("; and 20 more")
+    assert text.count("unknown key") == 10
+
+
+def test_huge_values_are_named_in_few_words():
+    nested = [1]
+    for _ in range(30):
+        nested = [nested] * 30
+    text = fault(UnlearnConfig, {"rounds": nested, "finish": 10**5000, "forget": {"lr": "9" * 10**6}, "x" * 10**5: 1})
+    assert len(text) < 2000
 
 
 def test_defaults_lie_within_their_own_limits():

@@ -15,10 +15,11 @@ import erase
 from erase.classifier import save_instrument
 from erase.errors import UserError
 from erase.extractors import INCEPTION, find_extractor
-from erase.fidelity import fid, fid_table, read_rows
+from erase.fidelity import fid, fid_table
 from erase.metrics.fid import distance, statistics
 from erase.pictures import find_pictures, read_file
 from erase.reference import reference_of, write_reference
+from erase.rows import read_rows
 from erase.targets import Target, save_target
 
 from .helpers import make_images, make_model, write_image
@@ -141,7 +142,7 @@ def test_nothing_is_unpickled(tmp_path, pack, real):
     trap = np.array([Trap()], dtype=object)
     np.savez(tmp_path / "images.npz", trap)
     np.savez(tmp_path / "adm.npz", mu=trap, sigma=trap)
-    with pytest.raises(UserError, match="arr_0 is object"):
+    with pytest.raises(UserError, match="Python objects"):
         fid(tmp_path / "images.npz", real, pack)
     with pytest.raises(UserError, match=r"cannot read .*adm\.npz"):
         fid(real, tmp_path / "adm.npz", pack)
@@ -336,11 +337,19 @@ def test_a_flat_number_folder_and_hidden_files(tmp_path):
 def test_missing_inception_weights_are_one_line_before_anything_is_read(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(UserError) as told:
-        fid(tmp_path / "absent", tmp_path / "absent")
+        fid(tmp_path, tmp_path)
     line = str(told.value)
     assert "fetch https://github.com/toshas/torch-fidelity/releases/" in line
     assert "weights-inception-2015-12-05-6726825d.pth and put it at " + str(tmp_path) in line
     assert "\n" not in line
+
+
+def test_what_is_not_there_is_said_before_the_extractor_is_looked_for(tmp_path, real, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # without weights
+    with pytest.raises(UserError, match=r"^no images at .*absent"):
+        fid([real, tmp_path / "absent"], real)
+    with pytest.raises(UserError, match=r"^no images at .*absent; a reference is"):
+        fid(real, tmp_path / "absent")
 
 
 def test_inception_takes_weights_from_a_file_and_never_unpickles(tmp_path, monkeypatch):

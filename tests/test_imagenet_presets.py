@@ -5,6 +5,7 @@ import pytest
 from erase.config import PROTOCOLS, RunConfig, as_mapping, parse_words
 from erase.errors import UserError
 from erase.files import shipped
+from erase.methods import matrix
 from erase.presets import config_hash, resolve, resolve_pretrain
 from erase.table.config import load_table
 from erase.table.plan import make_plan
@@ -66,6 +67,19 @@ def test_sfron_is_as_published_under_either_policy():
 
 def test_salun_s_retain_weight_is_converted_from_a_sum_over_3072_values():
     assert preset("imagenet256/salun-shared").unlearn.retain.weight == pytest.approx(1e-3 * 3 * 32 * 32, rel=1e-2)
+
+
+def test_every_method_that_can_run_has_a_preset_and_says_if_it_is_not_published():
+    """All but retrain, which would be DiT's pretraining."""
+    pairs = [(row["method"], policy) for row in matrix() for policy, why in row["policies"].items() if why is None]
+    published = {("sfron", "shared"), ("sfron", "dual"), ("sa", "shared"), ("salun", "shared"), ("eupmu", "shared")}
+    for method, policy in set(pairs) - {("retrain", "shared")}:
+        config = preset(f"imagenet256/{method}-{policy}")
+        assert (config.method.name, config.optimizer.policy) == (method, policy)
+        assert config.score.classifier == "resnet34"
+        text = (shipped("configs") / "imagenet256" / f"{method}-{policy}.yaml").read_text()
+        assert "ot run here on the real" in text.replace("\n# ", " ")
+        assert ("not published." in text.split("\n")[0]) == ((method, policy) not in published)
 
 
 def test_512_is_256_in_less_memory():

@@ -98,3 +98,12 @@ def test_image_seed_tells_class_number_and_seed_apart():
 def test_image_seeds_are_those_of_released_results():
     """Changing the function would silently redraw every image of every recorded run."""
     assert rng.image_seed(0, 3, 0) == 3413953778810702287
+
+
+def test_an_epoch_is_permuted_once_and_batches_are_as_before(monkeypatch):
+    drawn = []
+    plain = rng.generator
+    monkeypatch.setattr(rng, "generator", lambda *words: (drawn.append(words), plain(*words))[1])
+    found = np.concatenate([rng.epoch_indices(9, "once", step, 10, 30) for step in range(6)])
+    assert len(drawn) == 2
+    assert np.array_equal(found, np.concatenate([plain(9, "once", epoch).permutation(30) for epoch in (0, 1)]))

@@ -4,7 +4,7 @@ import pytest
 
 from erase.errors import UserError
 from erase.locks import held
-from erase.runfolder import exchange, settle, sweep
+from erase.runfolder import exchange, settle, sweep, tidy
 
 
 def make(folder, text, done=True):
@@ -65,6 +65,16 @@ def test_nobody_settles_a_folder_that_is_held(tmp_path):
     make(tmp_path / ".run.redone", "new")
     with held(output, ""), pytest.raises(UserError, match="another process is working in"):
         settle(output)
+
+
+def test_a_lock_that_a_killed_process_left_in_a_finished_run_goes(tmp_path):
+    output = make(tmp_path / "run", "done")
+    (output / ".lock").write_text("")
+    tidy(output)
+    assert [path.name for path in output.iterdir()] == ["results.json"]
+    with held(output, ""):
+        tidy(output)
+        assert (output / ".lock").exists()
 
 
 def test_what_a_killed_process_was_writing_goes_and_nothing_else(tmp_path):

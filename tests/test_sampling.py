@@ -1,5 +1,6 @@
 """Sampling against diffusers' own pipeline and schedulers."""
 
+import contextlib
 import dataclasses
 import os
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 import erase
 from erase.config import SampleConfig
+from erase.dit import embedded_once, untied_copy
 from erase.errors import UserError
 from erase.rng import image_seed
 from erase.sampling import decode, image_path, make_scheduler, sample_folder, sample_latents
@@ -220,3 +222,29 @@ def test_the_sampling_seed_changes_every_image(model, tmp_path):
     for number in range(5):
         first, second = (image_path(tmp_path / side, 2, number).read_bytes() for side in "ab")
         assert first != second
+
+
+def test_the_shared_embedder_runs_once_a_forward_pass_and_changes_no_bit(model, monkeypatch):
+    embedder = model.transformer.transformer_blocks[0].norm1.emb
+    calls = []
+    handle = embedder.time_proj.register_forward_hook(lambda *_: calls.append(1))
+    once = sample_latents(model, LABELS, SEEDS, steps=3)
+    assert len(calls) == 3
+    assert "forward" not in vars(embedder)
+    monkeypatch.setattr("erase.sampling.embedded_once", lambda _: contextlib.nullcontext())
+    each = sample_latents(model, LABELS, SEEDS, steps=3)
+    handle.remove()
+    assert len(calls) == 3 + 3 * (len(model.transformer.transformer_blocks) + 1)
+    assert torch.equal(once, each)
+
+
+def test_embedders_of_their_own_all_run(model):
+    untied = untied_copy(model.transformer)
+    untied.transformer_blocks[1].norm1.emb.class_embedder.embedding_table.weight.data += 1
+    other = dataclasses.replace(model, transformer=untied)
+    inputs = torch.zeros(1, 4, 8, 8), torch.tensor([7]), torch.tensor([1])
+    with torch.no_grad():
+        plain = untied(inputs[0], timestep=inputs[1], class_labels=inputs[2]).sample
+        with embedded_once(untied):
+            assert torch.equal(untied(inputs[0], timestep=inputs[1], class_labels=inputs[2]).sample, plain)
+    assert not torch.equal(sample_latents(other, [1], [0], steps=2), sample_latents(model, [1], [0], steps=2))

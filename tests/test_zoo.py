@@ -105,8 +105,7 @@ def test_no_forget_pass_touches_the_null_label_and_both_classes_are_forgotten(tm
     forget, retain = (torch.cat(seen[side]) for side in ("forget", "retain"))
     assert 12 not in forget
     assert 12 in retain
-    own = {1, 2} & set(forget.tolist())
-    assert own == (set() if name == "random_label" else {1, 2})  # relabelling never names the forgotten label
+    assert {1, 2} <= set(forget.tolist())
     assert not {1, 2} & set(retain.tolist())
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,14 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from .. import rng
 from ..errors import UserError
 from ..files import digest, file_digests, read_tensors, shipped
+from ..text import is_name
+from ..untrusted import FORMATS, check_pixels, image_fault, open_regular
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 HELD_OUT_SHARE = 0.2
+BAD_IMAGE = (  # what PIL's decoders raise for damage of all kinds
+    OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, MemoryError, struct.error,
+    zlib.error, NotImplementedError, Image.DecompressionBombError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,10 +97,11 @@ def read_image(path: Path, size: int | None = None) -> torch.Tensor:
     Raises UserError naming the file if it is missing, damaged or no image.
     """
     try:
-        with Image.open(path) as opened:
+        with open_regular(path) as file, Image.open(file, formats=FORMATS) as opened:
+            check_pixels(opened.size, path)
             image = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the image {path}: {error}") from None
+    except BAD_IMAGE as error:
+        raise image_fault(path, error) from None
     if size is not None and image.size != (size, size):
         image = center_crop(image, size)
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
@@ -128,6 +137,9 @@ def folder(root: Path, size: int, classes: dict[str, int] | None = None) -> Imag
     if not root.is_dir():
         raise UserError(f"no data folder at {root}; give --data digits or a folder with one sub-folder a class")
     found = sorted(path for path in root.iterdir() if path.is_dir())
+    odd = next((path for path in found if not is_name(path.name)), None)
+    if odd is not None:
+        raise UserError(f"the data folder {odd} has a name that no class can have; rename it to short printable text")
     if classes is None:
         classes, rename = _ids([path.name for path in found]), "rename it"
     else:

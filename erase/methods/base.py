@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
+from ..config import setting
+
 Tensors = dict[str, torch.Tensor]
 Gradient = list[torch.Tensor]
 Sets = dict[str, Any]
@@ -31,7 +33,7 @@ class TakeGradient(Protocol):
 class Options:
     """Settings of a method; each method adds its own fields."""
 
-    name: str = ""
+    name: str = setting("", "the method, see erase methods")
 
 
 @dataclass

@@ -20,17 +20,17 @@ class Options(base.Options):
     surrogate: str = setting(
         "noise", "what the forgotten label shall draw: noise latents, or the next class", choices=("noise", "class")
     )
-    surrogates: int = setting(1024, "noise latents to draw from", low=1)
+    surrogates: int = setting(1024, "noise latents to draw from", low=1, high=10**6)
     replay: str = setting(
         "generated", "retain images: the model's own samples, or the real ones", choices=("generated", "real")
     )
-    replay_per_class: int = setting(100, "samples of each class for replay and Fisher", low=1)
+    replay_per_class: int = setting(100, "samples of each class for replay and Fisher", low=1, high=10**5)
     fisher: str = setting(
         "sampled",
         "sampled: squared gradients at random timesteps; exact: of the loss summed over all timesteps",
         choices=("sampled", "exact"),
     )
-    fisher_samples: int = setting(1024, "samples of the sampled Fisher diagonal", low=1)
+    fisher_samples: int = setting(1024, "samples of the sampled Fisher diagonal", low=1, high=10**7)
     fisher_images: int = setting(100, "images of the exact Fisher diagonal", low=1, high=100)
     strength: float = setting(
         1.0, "weight of the elastic penalty: at 1, a predicted relative change of the loss of 1 costs one loss", low=0.0

@@ -22,7 +22,9 @@ class Options(random_label.Options):
         choices=random_label.FORMS,
     )
     share: float = setting(0.5, "share of all weights that the saliency mask selects", low=0.0, high=1.0)
-    saliency_samples: int = setting(1024, "forget samples for the gradient whose magnitude is the saliency", low=1)
+    saliency_samples: int = setting(
+        1024, "forget samples for the gradient whose magnitude is the saliency", low=1, high=10**7
+    )
     mask_retain: bool = setting(True, "retain steps move salient weights alone too")
 
 

@@ -16,7 +16,7 @@ from . import base, ga
 @dataclass(frozen=True)
 class Options(ga.Options):
     gamma: float = setting(1.0, "a weight is salient where its forget Fisher is gamma times its retain Fisher", low=0.0)
-    fisher_samples: int = setting(1024, "samples of each set for its Fisher diagonal", low=1)
+    fisher_samples: int = setting(1024, "samples of each set for its Fisher diagonal", low=1, high=10**7)
 
 
 class SFRon(ga.GradientAscent):

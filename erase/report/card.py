@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..text import markdown
 from .table import result_table
 
 
@@ -16,14 +17,15 @@ def model_card(
     ``weights``, ``original``: digests of the transformer's weights now and before the run. ``before``: what earlier
     runs made the model forget. ``note``: what else a reader must know, such as how its numerics differ.
     """
-    classes = ", ".join(f"{c['name']} (class {c['index']})" for c in results["forget"])
+    classes = ", ".join(f"{markdown(c['name'])} (class {c['index']})" for c in results["forget"])
     protocol = results["protocol"]
     channels = protocol.get("guidance_channels", "all")
     guidance = f"guidance {protocol['guidance_scale']}" + ("" if channels == "all" else f" on {channels} channels")
     earlier = "".join(
-        f"- {e['name']} (class {e['index']}): `{e['method']}` under `{e['optimizer']}`, seed {e['seed']}, config "
-        f"{e['config_hash']}\n"
-        for e in before
+        "- {name} (class {index}): `{method}` under `{optimizer}`, seed {seed}, config {config_hash}\n".format(
+            **{key: _told(entry, key) for key in ("name", "index", "method", "optimizer", "seed", "config_hash")}
+        )
+        for entry in before
     )
     return f"""---
 library_name: diffusers
@@ -47,6 +49,10 @@ Config {results["config_hash"]}, weights {weights}, made from weights {original}
 The scores say what the model draws when asked for the class. They do not say that the class cannot be brought back by
 fine-tuning or from other inputs.
 """
+
+
+def _told(entry: Mapping[str, Any], key: str) -> str:
+    return markdown(entry.get(key, "?"))  # of an earlier pack, which a stranger may have written
 
 
 def _part(title: str, text: str) -> str:

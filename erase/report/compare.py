@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..config import SampleConfig, build
-from ..errors import UserError
-from ..files import read_json
+from ..errors import UserError, nearest
+from ..files import check_writable
 from ..model import Model, load_model
+from ..packs import read_index, read_results, understood
 from ..presets import load_yaml
 from ..sampling import image_path, sample_folder
 from ..snapshots import IMAGES
@@ -46,9 +47,14 @@ def open_run(folder: Path) -> Finished:
     """Raises UserError if ``folder`` holds no finished run."""
     if not (folder / "results.json").is_file():
         raise UserError(f"{folder} holds no finished run (no results.json); give the folder of an erase run")
-    names = read_json(folder / "model" / "model_index.json").get("id2label", {})
-    labels = {int(label): str(name) for label, name in names.items()}
-    return Finished(folder, read_json(folder / "results.json"), load_yaml(folder / "config.yaml"), labels)
+    config, results = load_yaml(folder / "config.yaml"), read_results(folder)
+    with understood(folder / "config.yaml"):
+        config["model"]["source"], config["sample"].items()
+    labels = read_index(folder / "model")
+    unnamed = [entry["index"] for entry in results["forget"] if entry["index"] not in labels]
+    if unnamed:
+        raise UserError(f"{folder}: results.json forgets class {unnamed[0]}, which its model does not name")
+    return Finished(folder, results, config, labels)
 
 
 def side_by_side(runs: Sequence[Finished], output: Path, columns: int | None = None) -> None:
@@ -120,18 +126,28 @@ def _panel(run: Finished, runs: Sequence[Finished]) -> str:
     return "erased" if len(runs) == 1 else run.name
 
 
-def draw(kind: str, folders: Sequence[str], output: str) -> Path:
-    """``erase grid``. Raises UserError for what is no run, or for several runs where one is wanted."""
-    runs = [open_run(Path(folder)) for folder in folders]
-    target = Path(output)
+KINDS = ("runs", "guidance", "fading")
+
+
+def grid(runs: str | Path | Sequence[str | Path], output: str | Path, kind: str = "runs") -> Path:
+    """Writes a PNG of finished runs, side by side from the same seeds; where it lies.
+
+    ``kind``: ``runs``; of one run also ``guidance``, the forgotten classes over guidance scales, or ``fading``, its
+    snapshots over the steps. Raises UserError for what is no run, or for several runs where one is wanted.
+    """
+    given = [runs] if isinstance(runs, str | Path) else list(runs)
+    found, target = [open_run(Path(folder)) for folder in given], Path(output)
     if target.suffix.lower() != ".png":
-        raise UserError(f"--output must end in .png, not {output!r}")
-    if kind != "runs" and len(runs) != 1:
-        raise UserError(f"--kind {kind} takes one run, not {len(runs)}")
+        raise UserError(f"--output must end in .png, not {str(output)!r}")
+    if kind not in KINDS:
+        raise UserError(f"unknown kind {kind!r}{nearest(kind, KINDS)}")
+    if kind != "runs" and len(found) != 1:
+        raise UserError(f"--kind {kind} takes one run, not {len(found)}")
+    check_writable(target.parent, "the folder")
     if kind == "runs":
-        side_by_side(runs, target)
+        side_by_side(found, target)
     elif kind == "guidance":
-        guidance_sweep(runs[0], target)
+        guidance_sweep(found[0], target)
     else:
-        fading(runs[0], target)
+        fading(found[0], target)
     return target

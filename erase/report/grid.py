@@ -10,8 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..files import replacing
 from ..sampling import image_path
+from ..text import plain
 
 CELL, GAP, LEFT, TOP = 64, 4, 120, 56
+TITLE = 160  # characters
 INK, PAPER, MARK, QUIET = (30, 30, 30), (255, 255, 255), (200, 40, 40), (120, 120, 120)
 
 
@@ -37,7 +39,7 @@ class Panel:
 
 def draw_panels(rows: Sequence[Row], panels: Sequence[Panel], output: Path, title: str, gap: int = 4 * GAP) -> None:
     """Writes a PNG of ``panels`` side by side, ``gap`` pixels apart."""
-    step = CELL + GAP
+    step, title = CELL + GAP, plain(title)[:TITLE]
     lefts = [LEFT]
     for panel in panels:
         lefts.append(lefts[-1] + panel.columns * step + gap)
@@ -48,7 +50,7 @@ def draw_panels(rows: Sequence[Row], panels: Sequence[Panel], output: Path, titl
     pen = ImageDraw.Draw(page)
     pen.text((GAP * 2, GAP + 2), title, INK, heading)
     for panel, left in zip(panels, lefts, strict=False):
-        pen.text((left, TOP - 24), panel.name, QUIET, text)
+        pen.text((left, TOP - 24), plain(panel.name)[:TITLE], QUIET, text)
     for number, row in enumerate(rows):
         top = TOP + number * step
         if row.forgotten:
@@ -106,5 +108,5 @@ def _cell(path: Path) -> Image.Image:
 
 
 def _fit(name: str, limit: int) -> str:
-    name = name.split(",")[0]
+    name = plain(name).split(",")[0]
     return name if len(name) <= limit else name[: limit - 1] + "…"

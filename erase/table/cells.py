@@ -13,7 +13,9 @@ from typing import Any
 
 from .. import locks
 from ..errors import UserError
-from ..files import cache_folder, read_json, write_text
+from ..faults import writing
+from ..files import cache_folder, write_text
+from ..packs import read_mapping
 from .plan import Cell, Line, Plan
 
 Entry = dict[str, Any]
@@ -43,7 +45,7 @@ class Store:
         self.folder = folder
         self.path = folder / "cells.jsonl"
         self.work = folder / "cells"
-        self.golden: dict[str, Any] = read_json(folder / "golden.json") if (folder / "golden.json").is_file() else {}
+        self.golden: dict[str, Any] = read_mapping(folder / "golden.json") if (folder / "golden.json").is_file() else {}
         self.entries: dict[str, list[Entry]] = {}
         lines = self.path.read_text(encoding="utf-8").split("\n") if self.path.is_file() else [""]
         for number, text in enumerate(lines[:-1], start=1):  # what follows the last line break was half written
@@ -68,7 +70,7 @@ class Store:
     def add(self, entry: Entry) -> None:
         """Appends ``entry`` so that a kill at any moment leaves whole lines before it."""
         entry = compact(entry)
-        with self.path.open("ab+") as file:
+        with writing(self.path, self.path), self.path.open("ab+") as file:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
             file.write(json.dumps(entry, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode() + b"\n")

@@ -38,7 +38,7 @@ class RowConfig:
     name: str | None = setting(None, "name in the table; default: the method")
     set: Section = setting(dict, "settings laid over the preset and the table's own, nested or dotted")
     classes: tuple[Any, ...] | None = setting(None, "in place of the table's")
-    seeds: tuple[int, ...] | None = setting(None, "in place of the table's", low=0)
+    seeds: tuple[int, ...] | None = setting(None, "in place of the table's", low=0, high=2**63 - 1)
     trials: tuple[Section, ...] | None = setting(None, "in place of the table's")
 
 
@@ -48,7 +48,7 @@ class TableConfig:
     kind: str = setting("compare", "how the cells are shown", choices=KINDS)
     model: str = setting("digits", "shipped pack, pack folder or diffusers folder")
     classes: tuple[Any, ...] = setting((), "each a class, or a list of classes forgotten together in one run")
-    seeds: tuple[int, ...] = setting((0,), "seeds of unlearning", low=0)
+    seeds: tuple[int, ...] = setting((0,), "seeds of unlearning", low=0, high=2**63 - 1)
     set: Section = setting(dict, "settings laid over every row, nested or dotted")
     rows: tuple[RowConfig, ...] = setting((), "what is compared")
     trials: tuple[Section, ...] = setting((), "settings tried in each row, one set after the other")

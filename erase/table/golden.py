@@ -84,10 +84,12 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 
 
 def code_digest(source: str) -> str:
-    """Changes with the package's source (but this table's, which makes no numbers), the libraries and the model."""
+    """Changes with the package's source (but the tables' and reports', which make no numbers), libraries and model."""
     package = Path(__file__).resolve().parent.parent
     code = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
-    code = {name: path for name, path in code.items() if not name.startswith("table/") and name != "cli.py"}
+    code = {
+        name: path for name, path in code.items() if not name.startswith(("table/", "report/")) and name != "cli.py"
+    }
     root = find_source(source)
     files = [root] if root.is_file() else [path for path in root.rglob("*") if path.is_file()]
     model = {path.relative_to(root).as_posix(): path for path in files}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from ..config import as_mapping
 from ..files import write_json, write_text
+from ..text import csv_cell, markdown, plain
 from .cells import SCORES, Standing, compact
 from .config import shown
 from .kinds import KINDS, Content
@@ -35,13 +37,13 @@ def render(plan: Plan, cells: Sequence[Standing], folder: Path, stem: str) -> Co
     content |= {"warnings": warned} if warned else {}
     content |= {state: sum(cell.state == state for cell in cells) for state in ("done", "stale", "missing")}
     content = compact(content)
-    text = f"# {config.title}\n\n" if config.title else ""
+    text = f"# {markdown(config.title)}\n\n" if config.title else ""
     text += {"compare": _compare, "search": _search, "sensitivity": _sensitivity}[config.kind](content)
     if config.kind == "sensitivity":
         from .picture import draw
 
         draw(content, folder / f"{stem}.png")
-        text += f"\n![{config.title}]({stem}.png)\n"
+        text += f"\n![{markdown(config.title)}]({stem}.png)\n"
     write_text(folder / f"{stem}.md", text + "".join(f"\n{note}\n" for note in _notes(content, len(cells))))
     write_text(folder / f"{stem}.csv", _csv(cells))
     write_json(folder / f"{stem}.json", content)
@@ -60,7 +62,7 @@ def _compare(content: Content) -> str:
             time, memory = row["seconds"], row["peak_memory"]
             short[-1] += ["-" if time is None else f"{time:.0f}", f"{memory / 2**30:.2f} GiB" if memory else "-"]
             short[-1] += [f"{kept['done']} of {kept['cells']}", _seeds(row["over_classes"])]
-            bounds.append(f"- {name} {policy}: {_bounds(kept)}")
+            bounds.append(f"- {markdown(name)} {policy}: {_bounds(kept)}")
         else:
             short[-1] += ["", "", "", ""]
     head = ["method", "policy", *(HEADS[key] for key in SHORT), "seconds", "peak memory", "cells", "seeds"]
@@ -110,8 +112,8 @@ def _sensitivity(content: Content) -> str:
 
 
 def _notes(content: Content, cells: int) -> list[str]:
-    notes = [f"Left out: {row}: {why}." for row, why in content["left_out"].items()]
-    notes += [f"Failed: {name}: {error}" for name, error in content["failed"].items()]
+    notes = [f"Left out: {markdown(row)}: {why}." for row, why in content["left_out"].items()]
+    notes += [f"Failed: {markdown(name)}: {markdown(error)}" for name, error in content["failed"].items()]
     if content.get("warnings"):
         kinds = Counter(text.split(":")[0] for texts in content["warnings"].values() for text in texts)
         shown = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
@@ -133,13 +135,16 @@ def _csv(cells: Sequence[Standing]) -> str:
         row = [line.row, line.method, line.policy, shown(line.trial), cell.cell.classes, cell.cell.seed, cell.state]
         row += [(entry.get(side) or {}).get(name) for side, name in sides]
         row += [(entry.get("seconds") or {}).get(time) for time in times]
-        writer.writerow([*row, entry.get("peak_memory"), entry.get("error"), cell.cell.key])
+        row += [entry.get("peak_memory"), entry.get("error"), cell.cell.key]
+        writer.writerow([csv_cell(value) for value in row])
     return text.getvalue()
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |\n" for line in lines)
+    return "".join(
+        "| " + " | ".join(re.sub(r"([|<`])", r"\\\1", plain(text)) for text in line) + " |\n" for line in lines
+    )
 
 
 def _value(key: str, value: Mapping[str, Any] | None) -> str:

@@ -183,3 +183,18 @@ def test_the_distance_is_on_the_extractor_s_features(finished) -> None:  # type:
     features = [network(torch.stack([read_image(path, 16) for path in paths]))[1].numpy() for paths in (drawn, real)]
     wanted = distance(statistics(features[0]), statistics(features[1]))
     assert results["models"]["erased"]["fid"] == pytest.approx(wanted, rel=1e-3, abs=1e-4)
+
+
+def test_erase_score_gives_the_scores_of_the_run(finished, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """By the run's own gate and against its own reference, though its model brings neither."""
+    _, home, results = finished
+    for name in ("resnet34", "convnext_tiny"):
+        monkeypatch.setitem(KNOWN, name, Known(Tiny, KNOWN[name].url, "avgpool", "fc"))
+    monkeypatch.setenv("ERASE_CACHE", str(home / "cache"))
+    monkeypatch.chdir(home)
+    for row, side in zip(erase.score("run", device="cpu"), ("original", "erased"), strict=True):
+        wanted = results["models"][side]
+        for name in ("fa", "fa_top1", "not_an_image", "ra"):
+            assert row["metrics"][name]["value"] == pytest.approx(wanted[name]), name
+        assert row["metrics"]["fid"]["value"] == pytest.approx(wanted["fid"], rel=1e-3, abs=1e-4)
+        assert row["missing"] == {}

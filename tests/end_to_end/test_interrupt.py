@@ -84,3 +84,12 @@ def test_force_redoes_a_finished_run(whole: Path, tmp_path: Path) -> None:
     assert not mark.exists()
     assert content(whole) == before
     assert [path.name for path in whole.parent.iterdir()] == ["run"]
+
+
+def test_an_exchange_that_was_cut_short_is_ended_by_the_next_start(whole: Path) -> None:
+    (whole.parent / ".other.redone").mkdir()
+    for name in ("config.yaml", "results.json"):
+        (whole.parent / ".other.redone" / name).write_bytes((whole / name).read_bytes())
+    done = command("run", "-f", "4", "-o", "other", *QUICK, "--json", cwd=whole.parent)
+    assert json.loads(done.stdout) == json.loads((whole / "results.json").read_text())
+    assert sorted(path.name for path in whole.parent.iterdir()) == ["other", "run"]

@@ -1,0 +1,55 @@
+"""All sections as one Markdown page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+HIDDEN = ("ratios", "cpu_ratios", "better", "repeats")
+
+
+def markdown(contents: list[dict[str, Any]]) -> str:
+    """A table a section, with what it was measured on."""
+    lines = ["# Benchmarks", "", "Each ratio is between two sides measured in turns in one run: medians over repeats."]
+    for content in contents:
+        lines += ["", f"## {content['section']}", "", _about(content), ""]
+        lines += [f"- {name}: {text}" for name, text in content["notes"].items()]
+        rows = [_flat(row) for row in content["rows"]]
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        heads = [name.replace("_bytes", " MiB").replace("_", " ") for name in columns]
+        lines += ["", f"| {' | '.join(heads)} |", "|" + " --- |" * len(columns)]
+        lines += ["| " + " | ".join(_shown(name, row.get(name)) for name in columns) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _about(content: dict[str, Any]) -> str:
+    hardware, versions = content["hardware"], content["versions"]
+    on = f"{content['size']}; {hardware['name']}, {hardware['cores']} cores, {content['threads']} thread"
+    load = f"load {content['load'][0]} to {content['load'][1]}"
+    busy = " (the machine was busy with other work: CPU seconds are the surer ones)" if content["busy"] else ""
+    return f"{on}, torch {versions['torch']}; {load}{busy}."
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if name in HIDDEN:
+            continue
+        if name == "aim" and value is not None:
+            value = f"{'at most' if row['better'] == 'lower' else 'at least'} {value}"
+        if isinstance(value, dict):
+            flat |= {f"{name} {key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if name.endswith("_bytes"):
+        return f"{value / 2**20:.0f}"
+    if isinstance(value, list):
+        return ", ".join(_shown(name, item) for item in value)
+    if isinstance(value, float):
+        return f"{value:.3f}" if 0.1 < abs(value) < 1e3 else f"{value:.3g}"
+    return str(value)
