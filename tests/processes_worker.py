@@ -33,11 +33,12 @@ EXACT = {  # in parts of four samples, which are two processes' shares of a batc
     "salun-shared": ("salun", "shared", {}),
     "sfron-dual_plus": ("sfron", "dual_plus", {}),
     "ga-dual": ("ga", "dual", {"ascent": "adaga"}),
-    "sa-dual_plus": ("sa", "dual_plus", {}),
+    "sa-dual_plus": ("sa", "dual_plus", {"strength": 0.0}),
     "surgery-dual_plus": ("surgery", "dual_plus", {}),
 }
 DOUBLE = {
     **{f"{name}-{policy}": (name, policy, {}, {}) for name, policy in zoo.PAIRS},
+    "sa-dual_plus": ("sa", "dual_plus", {"strength": 0.0}, {}),  # the penalty's Fisher diagonal is a sum in fp32
     "odd": ("surgery", "dual", {}, ODD),
     "none": ("finetune", "shared", {}, TINY),
     "adaga": ("ga", "dual", {"ascent": "adaga"}, ODD),
