@@ -100,7 +100,8 @@ def exchange(output: Path) -> None:
     if output.exists() and not old.exists():
         os.replace(output, old)
     os.replace(fresh, output)
-    shutil.rmtree(old)
+    if old.exists():
+        shutil.rmtree(old)
 
 
 def settle(output: Path) -> bool:
