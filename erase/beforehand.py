@@ -79,8 +79,11 @@ def prepare(
         how += [f"parts of {part}"] if part < FISHER_BATCH else []
         key = digest(method.name, options, shaped, protocol, model.key(), data, *how)
         kept = cache_folder("precomputed") / f"{method.name}-{key}.safetensors"
+        own = output / "precomputed" / f"{method.name}-{key}.safetensors"
+        if processes.is_main() and own.is_file() and not kept.is_file():
+            link(own, kept)  # the cache was cleared since this run began
         tensors = once(kept, make)
-        processes.on_main(lambda: link(kept, output / "precomputed" / f"{method.name}-{key[:8]}.safetensors"))
+        processes.on_main(lambda: link(kept, own))
     tensors = {name: tensor.to(accelerator.device) for name, tensor in tensors.items()}
     method.start(tensors, dict(model.transformer.named_parameters()), config.seed)
     return method

@@ -244,7 +244,7 @@ def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """
     from . import processes  # imports torch, and so is left to those who have tensors
 
-    held = _held(path) if processes.is_main() else None
+    held = held_tensors(path) if processes.is_main() else None
     if processes.largest(held is not None):
         return read_tensors(path) if held is None else held
     tensors = make()
@@ -254,7 +254,8 @@ def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return tensors
 
 
-def _held(path: Path) -> dict[str, Any] | None:
+def held_tensors(path: Path) -> dict[str, Any] | None:
+    """The tensors of a file, or None if it is not there or damaged."""
     with contextlib.suppress(UserError):
         return read_tensors(path) if path.is_file() else None
     return None

@@ -7,7 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .config import SHORT, PretrainConfig, ResolvedConfig, RunConfig, build, changed, merge, with_protocol
+from .config import (
+    SHORT,
+    PretrainConfig,
+    ResolvedConfig,
+    RunConfig,
+    as_mapping,
+    build,
+    changed,
+    merge,
+    with_protocol,
+)  # fmt: skip
 from .errors import Faults, UserError, nearest
 from .files import digest, shipped
 from .methods import Method, find_method, refusal
@@ -203,6 +213,15 @@ def config_hash(config: ResolvedConfig) -> str:
     Of the values that are not a field's default alone, so that a new field leaves the hashes of old runs as they are.
     """
     return digest({key: value for key, value in changed(config).items() if key != "runtime"})
+
+
+def training_key(config: ResolvedConfig) -> str:
+    """A digest of what the training does: of every value, written or default, and of nothing that comes after it.
+
+    A default that changes makes it another training, which :func:`config_hash` would not tell.
+    """
+    values = as_mapping(config)
+    return digest({name: values[name] for name in ("forget", "seed", "method", "optimizer", "unlearn")})
 
 
 def output_folder(request: RunConfig, config: ResolvedConfig, forget: Sequence[int]) -> Path:

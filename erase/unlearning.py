@@ -21,7 +21,7 @@ from .config import ResolvedConfig, RunConfig
 from .data.split import Split, encode_split
 from .dit import time_shift
 from .faults import under_way
-from .files import cache_folder, digest, read_tensors, write_json, write_tensors
+from .files import cache_folder, digest, held_tensors, read_tensors, write_json, write_tensors
 from .labels import find_forget
 from .locks import held
 from .methods import Method
@@ -30,7 +30,7 @@ from .optim import make_policy
 from .originals import copy_samples, drop_stale_samples, original_samples
 from .packs import read_results
 from .precision import arithmetic, restore_forward
-from .presets import config_hash, family_of, output_folder, resolve, with_classes
+from .presets import family_of, output_folder, resolve, training_key, with_classes
 from .report.card import model_card
 from .report.grid import draw_grid, grid_classes
 from .results import score
@@ -129,10 +129,11 @@ def forget_classes(
         original = original_samples(model, config.sample, runtime.precision, stage.counts, runtime.compile)
 
     with timed(seconds, "precompute"):
-        null, flip = model.null_label, config.data.flip
+        null, flip, on_gpu = model.null_label, config.data.flip, model.device.type != "cpu"  # which rounds otherwise
         vae, count = model.vae, config.data.retain_images
-        split = encode_split(vae, weights_key(vae), stage.images, model.classes, forget, null, flip, count)
-        key = digest(config_hash(config), model.key(), split.key)
+        encoder = digest(weights_key(vae), *arithmetic(model.device, "fp32")) if on_gpu else weights_key(vae)
+        split = encode_split(vae, encoder, stage.images, model.classes, forget, null, flip, count)
+        key = digest(training_key(config), model.key(), split.key)
         method = prepare(config, model, split, forget, accelerator, output)
 
     with timed(seconds, "unlearn"):
@@ -210,7 +211,7 @@ def unlearn(
     """Trains the transformer in place; or takes the weights that the same training left in the cache."""
     how = arithmetic(model.device, config.runtime.precision, config.runtime.compile)
     kept = cache_folder("weights") / f"{method.name}-{digest(key, *how)}.safetensors"
-    if method.keeps_weights and processes.on_main(kept.is_file):
+    if method.keeps_weights and processes.on_main(lambda: held_tensors(kept) is not None):
         with torch.no_grad():
             for name, value in read_tensors(kept).items():
                 model.transformer.get_parameter(name).copy_(value)

@@ -1,6 +1,7 @@
 """Parts of the main flow that need no trained model."""
 
 import dataclasses
+import shutil
 from typing import ClassVar
 
 import numpy as np
@@ -12,11 +13,12 @@ from erase.beforehand import prepare
 from erase.classifier import save_instrument
 from erase.config import RunConfig, RuntimeConfig, SampleConfig, as_mapping
 from erase.errors import UserError
+from erase.files import cache_folder
 from erase.methods import METHODS, Method, Options
 from erase.model import load_model, save_model
 from erase.originals import copy_samples, original_samples
 from erase.precision import restore_forward
-from erase.presets import resolve
+from erase.presets import resolve, training_key
 from erase.runfolder import check_folder, claim_folder
 from erase.sampling import image_path, sample_folder
 from erase.stage import data_source, preflight
@@ -87,6 +89,22 @@ def test_what_was_computed_beforehand_is_kept(monkeypatch, tmp_path):
     prepared(monkeypatch, tmp_path / "c", samples=20)
     prepared(monkeypatch, tmp_path / "d", seed=1)
     assert Counting.made == [10, 20, 10]
+
+
+def test_a_run_s_own_copy_serves_where_the_cache_was_cleared(monkeypatch, tmp_path):
+    prepared(monkeypatch, tmp_path / "a", samples=12)
+    shutil.rmtree(cache_folder("precomputed"))
+    prepared(monkeypatch, tmp_path / "a", samples=12)
+    assert Counting.made.count(12) == 1
+
+
+def test_the_training_s_key_holds_defaults_and_nothing_that_comes_after():
+    def key(**sections):
+        return training_key(resolve(RunConfig(["1"]), sections))
+
+    assert key() == key(sample={"per_class": 7}, score={"bootstrap": 0}, runtime={"threads": 1})
+    assert key() != key(unlearn={"label_dropout": 0.2})
+    assert key() != key(seed=1)
 
 
 def test_what_is_not_finite_is_not_kept(monkeypatch, tmp_path):

@@ -224,6 +224,11 @@ def test_retraining_starts_from_fresh_weights_and_is_kept(tmp_path, monkeypatch)
     assert moved > 0.1  # the original's weights are far from any fresh ones
     assert fresh.keys() == after.keys()
 
+    kept = next((tmp_path / "cache" / "weights").iterdir())
+    kept.write_bytes(kept.read_bytes()[:100])  # damaged: made anew
+    _, mended = go(tmp_path / "mended", "retrain", "shared", average=0.5)
+    assert same(after, mended)
+
     def never(self, title=""):
         raise AssertionError("trained again")
 

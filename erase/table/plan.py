@@ -10,6 +10,7 @@ from typing import Any
 
 from ..config import ResolvedConfig, RunConfig, Section, merge
 from ..errors import UserError
+from ..files import digest
 from ..labels import find_forget
 from ..methods import find_method, refusal
 from ..model import find_source, read_labels
@@ -168,4 +169,6 @@ def golden_settings(line: Line) -> dict[str, Any]:
 
 
 def key_of(config: ResolvedConfig, forget: Sequence[int]) -> str:
-    return config_hash(with_classes(config, forget))
+    """The run's hash, and the precision where one is asked for: of ``runtime`` it alone may change a result."""
+    whole = config_hash(with_classes(config, forget))
+    return whole if config.runtime.precision == "auto" else digest(whole, config.runtime.precision)
