@@ -32,6 +32,7 @@ def start(words: Sequence[str], home: Path, cache: Path, prepare: Callable[[], N
     code = 1
     try:
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         os.chdir(home)
         os.environ |= {"ERASE_CACHE": str(cache), "PYTHONPATH": str(Path(__file__).parents[2])}
         log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

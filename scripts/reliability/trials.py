@@ -83,19 +83,18 @@ class Trials:
                     with (home / "log").open("a") as log:
                         log.write("--- start ---\n")
                 process = start(self.commands.words(name, long), home, home / "cache")
-                if signalled(process, draws.uniform(0, seconds), number) is not None:  # it was through before
+                code = signalled(process, draws.uniform(0, seconds), number)
+                code = ended(process)[0] if code is None else code
+                if code == 0:  # it was through before
                     if not phases:
                         shutil.rmtree(home)
                         continue
-                    break
-                code, _ = ended(process)
-                if code == 0 and number == signal.SIGKILL:  # through at that very moment
                     break
                 codes.append(code)
                 phases.append(phase(home))
                 bad += unreadable(home)
             expected = -number if number == signal.SIGKILL else 128 + number
-            about = {"killed in": phases, "codes": sorted({*codes}), "as told": {*codes} <= {expected, 0}}
+            about = {"killed in": phases, "codes": sorted({*codes}), "as told": {*codes} == {expected}}
             return self.judge(name, long, home, {**about, "unreadable": bad})
 
         self.trial(key, body)
