@@ -13,6 +13,7 @@ import contextlib
 import gc
 import os
 import platform
+import shutil
 import statistics
 import sys
 import tempfile
@@ -251,7 +252,7 @@ class Check:
         if config.runtime.checkpointing:
             transformer.enable_gradient_checkpointing()
         streams = {side: self.split.training(side, config) for side in ("forget", "retain")}
-        state, policy = self.work / "state.safetensors", make_policy(config.optimizer, transformer.parameters())
+        state, policy = self.work / "state", make_policy(config.optimizer, transformer.parameters())
         parts = (self.accelerator, transformer, method, policy, streams, config.unlearn, state, "gpu check", metrics)
         return Trainer(*parts, save_every=10**9)
 
@@ -372,8 +373,8 @@ class Check:
     def finite(self) -> None:
         def run(policy: str, batch: int, steps: int) -> dict[str, Any]:
             metrics = self.work / "metrics.jsonl"
-            for file in (metrics, self.work / "state.safetensors"):
-                file.unlink(missing_ok=True)  # of a run that was stopped
+            metrics.unlink(missing_ok=True)  # of a run that was stopped
+            shutil.rmtree(self.work / "state", ignore_errors=True)
             config = self.config(batch, policy, steps // 2)
             with self.task() as task:
                 trainer = self.trainer(config, task, metrics)
@@ -382,8 +383,8 @@ class Check:
                 trainer.run()
                 seconds = self.now() - begin
             rows = [float(line.split('"loss": ')[1].split(",")[0]) for line in metrics.read_text().splitlines()]
-            state = (self.work / "state.safetensors").stat().st_size
-            (self.work / "state.safetensors").unlink()
+            state = max(file.stat().st_size for file in (self.work / "state").iterdir())
+            shutil.rmtree(self.work / "state")
             return {
                 "finite": all(map(np.isfinite, rows)) and all(p.isfinite().all() for p in trainer.parameters.values()),
                 "taken": len(rows),

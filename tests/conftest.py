@@ -1,6 +1,7 @@
 """Shared fixtures. No test may reach a network, the user's cache, or the shipped pack."""
 
 import os
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -9,6 +10,7 @@ import torch
 
 from .helpers import make_transformer
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started with it ignored
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 

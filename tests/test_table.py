@@ -463,7 +463,8 @@ def test_gpus_have_the_names_that_they_are_called_by(monkeypatch):
     assert gpus() == ["GPU-a", "7"]
 
 
-def test_leaving_the_pool_ends_its_processes(tmp_path):
+def test_leaving_the_pool_ends_its_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr("erase.table.pool.PATIENCE", 1.0)  # this work never looks whether it should end
     running = processes(sleep, [Piece(tmp_path / "pid"), Piece(tmp_path)], jobs=2, threads=1)
     assert "IsADirectoryError" in next(running)[1]["error"]
     while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
