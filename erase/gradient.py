@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ class Backward:
                 return self._of_mean(objective, batches, parts, weight)
             return self._by_slopes(batches, parts, weight, whole, fits)
 
-        values, loss = self.room.fit(_own(batches), attempt)  # a joint loss holds both graphs
+        values, loss = self.room.fit(_share(batches), attempt)  # a joint loss holds both graphs
         self.method.observe({side: value.detach() for side, value in values.items()})
         self.method.edit_gradients(objective, weight)
         return loss.detach()
@@ -89,7 +90,7 @@ class Backward:
             with self.accelerator.autocast():
                 return self.method.reduce(side, values[side])
 
-        return self.room.fit(_own(batches), attempt)
+        return self.room.fit(_share(batches), attempt)
 
     def _at_once(
         self, batches: Mapping[str, Batch], weight: float, reduce: Callable[[Values], torch.Tensor]
@@ -163,10 +164,9 @@ class Backward:
         processes.sum_([*(p.grad for p in self.parameters.values() if p.grad is not None), *others])
 
 
-def _own(batches: Mapping[str, Batch]) -> int:
-    """Samples of these batches that fall to this process."""
-    rows = [processes.my_rows(len(batch)) for batch in batches.values()]
-    return max(1, sum(part.stop - part.start for part in rows))
+def _share(batches: Mapping[str, Batch]) -> int:
+    """As many samples of these batches as fall to any process: what all halve alike where one has no room."""
+    return sum(math.ceil(len(batch) / processes.count()) for batch in batches.values())
 
 
 def _parts(batches: Mapping[str, Batch], size: int) -> list[Part]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,9 +52,12 @@ def _open(path: Path) -> int | None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except ImportError:  # no such lock on Windows
             return handle
-        except OSError:
+        except BlockingIOError:
             os.close(handle)
             return None
+        except OSError as error:
+            print(f"{path}: this file system has no locks ({error.strerror}); start one run only", file=sys.stderr)
+            return handle
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), os.stat(path)):
                 return handle

@@ -21,12 +21,12 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from .errors import PeerError, UserError
+from .errors import PeerError, StoppedError, UserError
 from .launched import launched, launched_rank
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-PATIENCE = timedelta(hours=2)  # with one that is not done; a dead one is noticed at once
+PATIENCE = timedelta(days=7)  # with one that is not done; a dead one is noticed at once
 BUCKET = 1 << 26  # bytes that are summed at once
 _store: Any = None  # where the launcher keeps what all can see
 _alone = False  # the main process does something by itself
@@ -122,11 +122,20 @@ def sum_(tensors: Iterable[torch.Tensor]) -> None:
         kinds.setdefault((tensor.device, tensor.dtype), []).append(tensor)
     with _together(), torch.no_grad():
         for bucket in itertools.chain.from_iterable(map(_buckets, kinds.values())):
-            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+            flat = _flat(bucket)
             dist.all_reduce(flat)
             pieces = flat.split([tensor.numel() for tensor in bucket])
             for tensor, piece in zip(bucket, pieces, strict=True):
                 tensor.copy_(piece.view_as(tensor))
+
+
+def _flat(bucket: Sequence[torch.Tensor]) -> torch.Tensor:
+    try:
+        return torch.cat([tensor.reshape(-1) for tensor in bucket])
+    except torch.OutOfMemoryError as error:  # the others are adding up already: this is not to be tried again
+        raise StoppedError(
+            "the device's memory does not hold what is summed; try a lower runtime.micro_batch"
+        ) from error
 
 
 def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

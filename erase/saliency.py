@@ -83,22 +83,27 @@ def _add_squares(
         return sum(_add_squares(total, hooks, loss, part, room, had) for part in batch.parts(room.size))
     added = set(had)
     try:
-        losses = loss(batch)
-        losses.sum().backward()
-        for name, hook in hooks.items():
-            squares = hook.squares(len(losses))
-            for field in squares if name not in had else ():
-                full = f"{name}.{field}" if name else field
-                if full in total:
-                    total[full] += squares[field]
-            added.add(name)
-        return len(losses)
+        return _add_at_once(total, hooks, loss, batch, added)
     except torch.OutOfMemoryError as error:
         room.check(len(batch), error)
     for hook in hooks.values():
         hook.uses.clear()
     room.halve(len(batch))
     return _add_squares(total, hooks, loss, batch, room, frozenset(added))
+
+
+def _add_at_once(total: Tensors, hooks: dict[str, _LayerHook], loss: PerSampleLoss, batch: Any, added: set[str]) -> int:
+    """As :func:`_add_squares`, without parts; ``added`` grows. On its own, so that no frame holds a failed graph."""
+    losses = loss(batch)
+    losses.sum().backward()
+    for name, hook in hooks.items():
+        squares = hook.squares(len(losses))
+        for field in squares if name not in added else ():
+            full = f"{name}.{field}" if name else field
+            if full in total:
+                total[full] += squares[field]
+        added.add(name)
+    return len(losses)
 
 
 def fisher_by_loop(module: nn.Module, loss: PerSampleLoss, batches: Iterable[Any]) -> Tensors:

@@ -291,6 +291,7 @@ class Trainer:
             torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         return norm
 
+    @torch.no_grad()
     def _follow(self, drawn: int) -> None:
         """Moves the average after a step that ``drawn`` batches came before."""
         if self.average:

@@ -61,6 +61,7 @@ def processes(work: Work, tasks: Sequence[Any], jobs: int, threads: int) -> Resu
                     result = cast(Connection, ready).recv()
                 except EOFError:
                     process.join()
+                    check()  # a signal to all of them is no fault of the cell's
                     result = {"error": f"the process ended with code {process.exitcode}"}
                 process.join()
                 del running[ready]
@@ -86,7 +87,7 @@ def gpus() -> list[str]:
 
 def _context() -> Any:
     """How to make a fresh process. On Linux a copy of one that has done the imports, which cost seconds each time."""
-    if sys.platform != "linux":
+    if sys.platform != "linux" or gpus():  # CUDA does not live through a fork
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["erase.table.warm"])

@@ -1,7 +1,11 @@
 """What every cell imports. Nothing is computed here: a process that is to be copied must have started no threads."""
 
+import signal
+
 from diffusers import AutoencoderKL, DiTTransformer2DModel, DPMSolverMultistepScheduler
 
 from . import work
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to all at once: the parent and the cells end in order
 
 __all__ = ["AutoencoderKL", "DPMSolverMultistepScheduler", "DiTTransformer2DModel", "work"]
