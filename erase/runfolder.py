@@ -101,7 +101,7 @@ def exchange(output: Path) -> None:
         os.replace(output, old)
     os.replace(fresh, output)
     if old.exists():
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def settle(output: Path) -> bool:

@@ -48,6 +48,12 @@ def load_state(
             continue
         if about["key"] != key or (last is not None and number > last):
             continue
+        if any(
+            tensors.get(f"weights/{name}", tensor.new_empty(0)).shape != tensor.shape
+            for name, tensor in weights.items()
+        ):
+            print(f"the saved state {path} is another version's; not used", file=sys.stderr)
+            continue
         _restore(tensors, weights, optimizers)
         return number
     return 0

@@ -93,7 +93,7 @@ class DiffusionTask:
         item, total = int(batch.items[0]), self.schedule.timesteps
         for start in range(0, total, chunk):
             t = torch.arange(start, min(start + chunk, total), device=batch.t.device)
-            many = batch.part(torch.zeros(len(t), dtype=torch.long, device=t.device))
+            many = batch.part(torch.zeros(len(t), dtype=torch.long))
             noise = rng.normal(item, "timesteps/noise", start, tuple(many.noise.shape)).to(t.device)
             yield dataclasses.replace(many, t=t, noise=noise)
 

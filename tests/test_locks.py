@@ -1,5 +1,6 @@
 """One process at a time in a folder, whatever becomes of it."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -66,3 +67,15 @@ def test_what_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write the output folder"), held(tmp_path / "file" / "x", "busy"):
         pass
+
+
+def test_a_file_system_without_locks_is_said_and_worked_on(tmp_path, monkeypatch, capsys):
+    import fcntl
+
+    def missing(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with held(tmp_path / "run", "busy"):
+        pass
+    assert "no locks (No locks available); start one run only" in capsys.readouterr().err

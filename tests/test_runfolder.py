@@ -25,7 +25,7 @@ def test_an_exchange_that_is_cut_short_is_ended_by_the_next_start(tmp_path, monk
 
     real, count = runfolder.os.replace, [0]
 
-    def killed(*words):
+    def killed(*words, **named):
         if count[0] == place:
             raise KillError
         real(*words)

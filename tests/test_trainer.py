@@ -195,6 +195,18 @@ def test_a_damaged_state_is_named_and_the_one_before_it_taken(whole, tmp_path, c
     assert (tmp_path / "metrics.jsonl").read_text() == (whole["dual"][1] / "metrics.jsonl").read_text()
 
 
+def test_a_state_of_another_version_is_said_and_not_taken(whole, tmp_path, capsys):
+    make_trainer(tmp_path).run()  # it keeps no average
+    rest = make_trainer(tmp_path, average=0.9)
+    rest.run()
+    assert "is another version's; not used" in capsys.readouterr().err
+    assert same(rest.average, whole["dual"][0].average)
+
+
+def test_the_average_remembers_no_graph(whole):
+    assert all(value.grad_fn is None for value in whole["dual"][0].average.values())
+
+
 def test_a_state_whose_rows_are_gone_is_not_taken(whole, tmp_path):
     with pytest.raises(StopError):
         make_trainer(tmp_path, stop=13, save_every=6).run()

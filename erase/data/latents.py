@@ -30,7 +30,9 @@ class Batch:
     draws: torch.Tensor
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(value.to(device, non_blocking=True) for value in vars(self).values()))
+        """There, but for ``classes`` and ``items``, by which a method chooses samples: so that nothing waits for it."""
+        here = ("classes", "items")
+        return Batch(**{k: v if k in here else v.to(device, non_blocking=True) for k, v in vars(self).items()})
 
     def pinned(self) -> Batch:
         """The same in page-locked memory."""
@@ -38,7 +40,11 @@ class Batch:
 
     def part(self, chosen: torch.Tensor | slice) -> Batch:
         """The samples at these positions (int64, bool or a slice)."""
-        return Batch(*(value[chosen] for value in vars(self).values()))
+        if isinstance(chosen, slice):
+            return Batch(*(value[chosen] for value in vars(self).values()))
+        here = chosen.nonzero().flatten() if chosen.dtype == torch.bool else chosen
+        there = here.to(self.x0.device, non_blocking=True)
+        return Batch(*(value[here if value.device == here.device else there] for value in vars(self).values()))
 
     def parts(self, size: int) -> Iterator[Batch]:
         """Consecutive parts of at most ``size`` samples."""
