@@ -13,7 +13,7 @@ from tqdm import tqdm
 from . import processes
 from .errors import UserError
 from .extractors import INCEPTION, Extractor, find_extractor
-from .files import check_appendable, digest
+from .files import check_appendable, check_writable, digest
 from .metrics.enough import PER_FEATURE, enough
 from .metrics.fid import distance_to, root_of
 from .pictures import Pictures, check_pictures, find_pictures
@@ -71,6 +71,10 @@ def fid(
             raise UserError(f"{one.name}: a Frechet distance needs at least 2 images, not {len(one)}")
     if output is not None:
         check_appendable(Path(output))
+    if save_reference is not None:
+        if Path(save_reference).suffix != ".safetensors":
+            raise UserError(f"--save-reference must end in .safetensors, not {Path(save_reference).name!r}")
+        check_writable(Path(save_reference).absolute().parent, "the folder")
     held = Rows(Path(output) if output is not None else None)
     whole = find_target(reference, instrument, size, batch)
     if save_reference is not None and processes.is_main():

@@ -62,6 +62,8 @@ def check_appendable(path: Path) -> None:
     check_writable(path.parent, "the folder")
     try:
         if path.exists():
+            if not path.is_file():
+                raise UserError(f"{path} is no regular file; give another --output")
             path.open("ab").close()
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
@@ -215,11 +217,11 @@ def file_digests(root: Path, files: Sequence[str | Path]) -> list[str]:
         about = _stat(file)
         if about is None or not stat.S_ISREG(about.st_mode):
             raise UserError(f"{file} is {'a link to nothing' if about is None else 'no regular file'}; remove it")
-        stamp = [about.st_size, about.st_mtime_ns]
+        stamp = [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]  # copies may keep a file's time
         held = known.get(name)
-        found[name] = held[2] if held and held[:2] == stamp else digest(Path(file))
+        found[name] = held[-1] if held and held[:-1] == stamp else digest(Path(file))
         settled.pop(name, None)
-        if now - about.st_mtime_ns > SETTLED:
+        if now - max(about.st_mtime_ns, about.st_ctime_ns) > SETTLED:
             settled[name] = [*stamp, found[name]]
     if settled != known and not launched_rank():
         with replacing(path, sync=False) as temporary:

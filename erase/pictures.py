@@ -25,6 +25,7 @@ from .files import digest, file_digests, relative_names
 from .packs import read_results
 from .untrusted import (
     ARCHIVE_BYTES,
+    EIGHT_BITS,
     FORMATS,
     check_npy,
     check_pixels,
@@ -36,7 +37,6 @@ from .untrusted import (
 )
 
 IMAGE_BYTES = 2**30  # of one file
-EIGHT_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 PLAIN_PNG = b"\x08\x02\x00\x00\x00"  # 8 bits a channel, RGB, no interlace: bytes 24 to 28 of the file
 
 

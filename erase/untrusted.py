@@ -24,7 +24,8 @@ ASPECT = 256  # longer side to shorter: cropping first scales the shorter one to
 TEXT_BYTES = 2**24  # of a YAML file; ours have a few thousand
 ARCHIVE_BYTES = 2**36  # of the images of an .npz; 50,000 of 512 x 512 are 2**35.2
 SHARED = 4  # tensors that may share their bytes, as tied weights do
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # what PIL may take a file for; some others run programs
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # what PIL may take a file for; some others run programs
+EIGHT_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}  # PIL's modes; it clips wider ones
 PICKLED = "holds more than tensors; it was not loaded, for unpickling it would run its code"
 
 

@@ -209,6 +209,9 @@ def child(root: Path, *words: str) -> dict[str, object]:
 
 
 def main(words: list[str]) -> None:
+    if {"-h", "--help"} & set(words):
+        print(__doc__)
+        return
     if words[:1] == ["child"]:
         root, what = Path(words[1]), words[2]
         if what == "memory":

@@ -124,6 +124,9 @@ def measure(cache: Path, counts: tuple[int, ...]) -> dict[str, object]:
 
 
 def main(words: list[str]) -> None:
+    if {"-h", "--help"} & set(words):
+        print(__doc__)
+        return
     if words[:1] == ["child"]:
         count = int(words[2])
         if words[1] == "train":

@@ -74,6 +74,9 @@ def sanity_rows(root: Path) -> list[str]:
 
 
 def main(words: list[str]) -> None:
+    if {"-h", "--help"} & set(words):
+        print(__doc__)
+        return
     with tempfile.TemporaryDirectory() as name:
         rows = "\n".join(sanity_rows(Path(name)))
     print(rows)

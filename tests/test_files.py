@@ -9,6 +9,7 @@ from erase.errors import UserError, nearest
 from erase.files import (
     cache_folder,
     digest,
+    file_digests,
     once,
     read_json,
     read_tensors,
@@ -182,3 +183,13 @@ def test_nearest_suggests_lists_or_stays_silent():
     assert nearest("qqq", ["b", "a"]) == "; known: a, b"
     assert nearest("qqq", []) == ""
     assert nearest("qqq", [f"{i:02d}" for i in range(30)]).endswith("19, ...")
+
+
+def test_a_file_that_keeps_its_size_and_time_is_read_again(tmp_path):
+    file = tmp_path / "a.png"
+    file.write_bytes(b"one")
+    os.utime(file, ns=(10**18, 10**18))
+    first = file_digests(tmp_path, [file])
+    file.write_bytes(b"two")
+    os.utime(file, ns=(10**18, 10**18))
+    assert file_digests(tmp_path, [file]) != first

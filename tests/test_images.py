@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from erase import files
 from erase.data.images import center_crop, digits, enlarge_digits, folder, load_images, read_image, split
 from erase.errors import UserError
 
@@ -222,19 +223,20 @@ def test_the_key_of_a_folder_changes_with_its_content(tmp_path):
     assert folder(tmp_path, 16).key not in (key, changed)
 
 
-@pytest.mark.parametrize(("age", "read"), [(3600, False), (0, True)])
-def test_a_file_of_known_size_and_time_is_not_read_again_unless_it_is_young(tmp_path, age, read):
+@pytest.mark.parametrize(("age", "read"), [(3600, 0), (0, 6)])
+def test_a_file_of_known_size_and_times_is_not_read_again_unless_it_is_young(tmp_path, monkeypatch, age, read):
+    now, seen, real = time.time_ns(), [], files._file_digest
+    monkeypatch.setattr(files.time, "time_ns", lambda: now + age * 10**9)
+    monkeypatch.setattr(files, "_file_digest", lambda path: seen.append(path) or real(path))
     make_folder(tmp_path)
+    key = folder(tmp_path, 16).key
+    seen.clear()
+    assert folder(tmp_path, 16).key == key
+    assert len(seen) == read
     path = tmp_path / "cat" / "0.png"
-    stamp = time.time_ns() - age * 10**9
-    for file in tmp_path.rglob("*.png"):
-        os.utime(file, ns=(stamp, stamp))
-    key, whole = folder(tmp_path, 16).key, path.read_bytes()
-    path.write_bytes(whole[::-1])  # behind our back: same size, same time
-    os.utime(path, ns=(stamp, stamp))
-    assert (folder(tmp_path, 16).key != key) == read
+    whole, about = path.read_bytes(), path.stat()
     path.write_bytes(whole[::-1])
-    os.utime(path, ns=(stamp - 1, stamp - 1))
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))  # size and time as they were
     assert folder(tmp_path, 16).key != key
     path.write_bytes(whole)
     assert folder(tmp_path, 16).key == key
@@ -242,9 +244,8 @@ def test_a_file_of_known_size_and_time_is_not_read_again_unless_it_is_young(tmp_
 
 def test_damaged_or_absent_digests_are_made_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("ERASE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(files, "SETTLED", -(10**12))
     make_folder(tmp_path / "data")
-    for file in (tmp_path / "data").rglob("*.png"):
-        os.utime(file, (1, 1))
     key = folder(tmp_path / "data", 16).key
     (kept,) = (tmp_path / "cache" / "digests").iterdir()
     kept.write_text(kept.read_text()[:-9])

@@ -22,7 +22,7 @@ def folder_ids(root: Path, labels: Mapping[int, str], slots: int) -> dict[str, i
     exact = {name: label for label, name in labels.items()}
     if not root.is_dir():
         return exact
-    found = sorted(path.name for path in root.iterdir() if path.is_dir())
+    found = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
     if is_imagenet(labels):
         known = names_of(labels)
         named = [name for name in found if name.casefold() in known]

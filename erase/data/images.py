@@ -18,7 +18,7 @@ from .. import rng
 from ..errors import UserError
 from ..files import digest, file_digests, read_tensors, shipped
 from ..text import is_name
-from ..untrusted import FORMATS, check_pixels, image_fault, open_regular
+from ..untrusted import EIGHT_BITS, FORMATS, check_pixels, image_fault, open_regular
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 HELD_OUT_SHARE = 0.2
@@ -99,6 +99,8 @@ def read_image(path: Path, size: int | None = None) -> torch.Tensor:
     try:
         with open_regular(path) as file, Image.open(file, formats=FORMATS) as opened:
             check_pixels(opened.size, path)
+            if opened.mode not in EIGHT_BITS:
+                raise UserError(f"{path} holds {opened.mode} pixels; 8 bits a channel are needed")
             image = opened.convert("RGB")
     except BAD_IMAGE as error:
         raise image_fault(path, error) from None
@@ -136,7 +138,7 @@ def folder(root: Path, size: int, classes: dict[str, int] | None = None) -> Imag
     """
     if not root.is_dir():
         raise UserError(f"no data folder at {root}; give --data digits or a folder with one sub-folder a class")
-    found = sorted(path for path in root.iterdir() if path.is_dir())
+    found = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
     odd = next((path for path in found if not is_name(path.name)), None)
     if odd is not None:
         raise UserError(f"the data folder {odd} has a name that no class can have; rename it to short printable text")
@@ -156,7 +158,7 @@ def folder(root: Path, size: int, classes: dict[str, int] | None = None) -> Imag
                 f"the data folder {path} bears the name of class {label} and the index of class {index} "
                 f"({names[index]}); {rename}"
             )
-        images = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        images = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.name[0] != ".")
         files += images
         labels += [classes[path.name]] * len(images)
     if not files:

@@ -108,7 +108,9 @@ def fading(run: Finished, output: Path) -> None:
     if not steps:
         raise UserError(f"{run.folder} holds no snapshots; make the run with --snapshot-every N (and --force)")
     chosen = [steps[round(i * (len(steps) - 1) / 11)] for i in range(12)] if len(steps) > 12 else steps
-    classes = sorted((int(path.name) for path in steps[0].iterdir()), key=lambda c: (c not in run.forget, c))
+    classes = sorted(
+        (int(path.name) for path in steps[0].iterdir() if path.name.isdecimal()), key=lambda c: (c not in run.forget, c)
+    )
     rows = [Row(run.labels[label], label in run.forget) for label in classes for _ in range(IMAGES)]
     panels = [
         Panel(str(int(step.name)), [[image_path(step, label, number)] for label in classes for number in range(IMAGES)])
@@ -118,7 +120,7 @@ def fading(run: Finished, output: Path) -> None:
 
 
 def _classes(run: Finished) -> list[int]:
-    shown = sorted(int(path.name) for path in (run.folder / "samples" / "original").iterdir() if path.is_dir())
+    shown = sorted(int(path.name) for path in (run.folder / "samples" / "original").iterdir() if path.name.isdecimal())
     return grid_classes(shown, run.forget, [label for label in shown if label not in run.forget])
 
 

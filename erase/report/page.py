@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 
 from .. import __version__
 from ..errors import UserError
 from ..files import write_text
+from ..packs import understood
 from .run_folder import is_run_folder, read_run
 from .run_page import lead_of, run_sections, title_of
 from .table_page import find_tables, table_sections
@@ -28,7 +29,8 @@ def write_report(source: str | Path, output: str | Path | None = None) -> dict[s
         if tables:
             values = _table_page(path, tables)
         elif is_run_folder(path):
-            values = _run_page(path)
+            with understood(path):
+                values = _run_page(path)
         else:
             raise UserError(f"{path} is neither a run nor a table; give the folder of erase run or of erase table")
     except OSError as error:
@@ -40,7 +42,12 @@ def write_report(source: str | Path, output: str | Path | None = None) -> dict[s
     if target.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output must end in .html, not {target.name!r}")
     try:
-        write_text(target, render(values))
+        with understood(path):
+            page = render(values)
+    except UndefinedError as error:
+        raise UserError(f"{path} does not hold what it should: {error.message}") from None
+    try:
+        write_text(target, page)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}") from None
     return {"output": str(target), "kind": values["kind"], "sections": values["ids"]}

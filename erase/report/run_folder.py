@@ -40,7 +40,7 @@ class RunFolder:
     def forget(self) -> list[int]:
         if self.results is not None:
             return [int(entry["index"]) for entry in self.results["forget"]]
-        return [int(word) for word in self.config["forget"] if str(word).isdigit()]
+        return [int(word) for word in self.config["forget"] if str(word).isdecimal()]
 
     def name(self, label: int) -> str:
         """The first of the class's names, with its index where the name does not say it."""
@@ -63,7 +63,7 @@ class RunFolder:
 
     def folders(self, kind: str) -> list[Path]:
         """Class folders of ``samples/original``, steps of ``snapshots``, ...: what is named by a number, in order."""
-        found = [path for path in (self.path / kind).glob("*") if path.is_dir() and path.name.isdigit()]
+        found = [path for path in (self.path / kind).glob("*") if path.is_dir() and path.name.isdecimal()]
         return sorted(found, key=lambda path: int(path.name))
 
     def neighbours(self) -> list[dict[str, Any]]:

@@ -143,7 +143,9 @@ def _fading(run: RunFolder) -> Values | None:
         return None
     if len(steps) > STEPS:
         steps = [steps[round(i * (len(steps) - 1) / (STEPS - 1))] for i in range(STEPS)]
-    classes = sorted((int(path.name) for path in steps[0].iterdir()), key=lambda c: (c not in run.forget, c))
+    classes = sorted(
+        (int(path.name) for path in steps[0].iterdir() if path.name.isdecimal()), key=lambda c: (c not in run.forget, c)
+    )
     rows = []
     for label in classes:
         pictures = [strip(sorted((step / f"{label:04d}").glob("*.png"))[:4], 2) for step in steps]
