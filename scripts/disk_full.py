@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from PIL import Image  # noqa: E402
 
+from erase import files  # noqa: E402
 from erase.files import digest, read_tensors, write_json  # noqa: E402
 from tests.bad_input import FID, RUN  # noqa: E402
 from tests.fuzzing import call, make_world  # noqa: E402
@@ -47,6 +48,7 @@ STAGES = {  # a part of the path of a file whose opening fills the disk
     "convert to a folder": ("out/.y",),
     "grid": ("out/.grid.png",),
 }  # fmt: skip
+files.SETTLED = -(10**12)  # files that were made a moment ago are kept in mind too
 WRITING = os.O_WRONLY | os.O_RDWR
 
 
