@@ -17,7 +17,7 @@ from typing import Any
 from .errors import UserError
 from .faults import FULL, writing
 from .launched import launched_rank
-from .untrusted import check_regular, open_regular
+from .untrusted import check_regular, open_regular, read_regular
 
 SETTLED = 2_000_000_000  # ns; a younger file may change again within one tick of the file system's clock
 
@@ -191,9 +191,10 @@ def digest(*parts: Any) -> str:
 
 
 def _file_digest(path: str | Path) -> bytes:
+    content = read_regular(path, SMALL)  # the other way clears a large buffer first
+    if content is not None:
+        return hashlib.sha256(content).digest()
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size <= SMALL:  # the other way clears a large buffer first
-            return hashlib.sha256(file.read()).digest()
         return hashlib.file_digest(file, "sha256").digest()
 
 
@@ -219,7 +220,7 @@ def file_digests(root: Path, files: Sequence[str | Path]) -> list[str]:
             raise UserError(f"{file} is {'a link to nothing' if about is None else 'no regular file'}; remove it")
         stamp = [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]  # copies may keep a file's time
         held = known.get(name)
-        found[name] = held[-1] if held and held[:-1] == stamp else digest(Path(file))
+        found[name] = held[-1] if held and held[:-1] == stamp else digest(_file_digest(file))
         settled.pop(name, None)
         if now - max(about.st_mtime_ns, about.st_ctime_ns) > SETTLED:
             settled[name] = [*stamp, found[name]]

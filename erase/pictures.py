@@ -32,7 +32,7 @@ from .untrusted import (
     check_regular,
     image_fault,
     npy_header,
-    open_regular,
+    read_regular,
     reason,
 )
 
@@ -119,8 +119,7 @@ def different_sizes(name: object, shape: Sequence[int], others: Sequence[int]) -
 def read_file(path: str | Path, size: int | None = None) -> torch.Tensor:
     """One file as RGB uint8, 3 x H x W. Raises UserError naming it if it is damaged, or has more than 8 bits."""
     try:
-        with open_regular(path) as file:
-            data = file.read() if os.fstat(file.fileno()).st_size <= IMAGE_BYTES else b""  # no file of pixels
+        data = read_regular(path, IMAGE_BYTES) or b""  # what is larger is no file of pixels
         if data[12:16] == b"IHDR":
             check_pixels((int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")), path)
         if size is None and data[24:29] == PLAIN_PNG and data[:4] == b"\x89PNG":

@@ -15,6 +15,8 @@ from .metrics.moments import Moments
 from .pictures import Pictures, different_sizes, spans
 from .signals import check
 
+KEPT = 31 * 2**20  # bytes of a block; glibc learns from one of at most 32 MiB
+
 
 def batch_size(extractor: Extractor, asked: int | None) -> int:
     return asked or (256 if extractor.device.type == "cuda" else 64)
@@ -32,6 +34,7 @@ def shared_cores(threads: int) -> Iterator[Callable[[], None]]:
     Else every one of them starts as many as there are cores, and they wait for each other.
     """
     whole = torch.get_num_threads()
+    torch.empty(KEPT, dtype=torch.uint8)  # glibc, once it has freed such a block, returns no smaller one
 
     def start() -> None:
         torch.get_num_threads()  # torch sets a new thread's number when it is first asked for
@@ -75,6 +78,8 @@ def extract(
     threads = workers(extractor)
     depth = 2 * threads if cuda else threads  # on a CPU what waits only pushes the rest out of its cache
     with shared_cores(threads) as start_thread:
+        if not cuda:
+            start_thread()  # the sums are made beside the threads
         for (number, one, start, _), (made, shape) in ahead(make, items, threads, depth, start_thread):
             check()
             first = shapes.setdefault(number, shape)

