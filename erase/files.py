@@ -57,6 +57,16 @@ def check_writable(folder: Path, what: str) -> None:
         raise UserError(f"cannot write {what} {folder}: {error.strerror}") from None
 
 
+def check_creatable(folder: Path, what: str) -> None:
+    """As :func:`check_writable`, as far as can be told without making anything."""
+    whole = folder.absolute()
+    there = next(path for path in (whole, *whole.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise UserError(f"cannot write {what} {folder}: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {what} {folder}: {there} is not writable")
+
+
 def check_appendable(path: Path) -> None:
     """As :func:`check_writable`, for a file that lines are to be added to."""
     check_writable(path.parent, "the folder")

@@ -9,13 +9,13 @@ from typing import Any
 
 from . import processes
 from .config import PROTOCOLS, SHORT, RuntimeConfig, SampleConfig, build, differences, merge, with_protocol
+from .data.listing import image_files
 from .errors import Faults, UserError, nearest
 from .files import write_json
 from .labels import find_class
 from .locks import held
 from .model import Model, load_model
 from .packs import read_mapping
-from .pictures import image_files
 from .precision import chosen
 from .runfolder import BUSY, sweep
 from .sampling import drawing, sample_folder

@@ -107,7 +107,7 @@ def test_what_a_killed_process_was_writing_goes_and_nothing_else(pack, tmp_path)
 
 def test_a_folder_that_another_process_fills_is_left_to_it(pack, tmp_path):
     with held(tmp_path / "out", ""):
-        with pytest.raises(UserError, match="another process is working in .*out; wait for it, or give another"):
+        with pytest.raises(UserError, match=r"another process is working in .*out; wait for it, or give another"):
             draw_samples(pack, tmp_path / "out", ["0"], per_class=1, words=FEW)
         assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
     draw_samples(pack, tmp_path / "out", ["0"], per_class=1, words=FEW)

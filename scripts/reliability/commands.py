@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from PIL import Image
 from erase.files import write_text
 from erase.methods import METHODS
 
-from .processes import ended, start
+from .processes import ended, kill_at, start
 
 TINY_PACK = (
     "vae.steps=12", "vae.channels=[8,8,8]", "dit.steps=12", "dit.layers=2", "dit.width=32", "dit.heads=2",
@@ -28,6 +30,9 @@ SHORT = [
     "ltu-shared", "random_label-shared", "random_label-dual", "finetune-shared", "retrain-shared",
 ]  # fmt: skip
 OTHERS = ["pretrain", "sample", "fid", "table"]
+WRITERS = ["sfron-dual", "retrain-shared", "pretrain", *OTHERS[1:3], "score", "report", "grid", "convert"]
+WRITERS += ["continued", "force", "table"]  # of files that are replaced
+ON_A_RUN = {"score": "finished", "report": "finished", "grid": "finished", "force": "finished", "continued": "stopped"}
 LONG = ["sfron-dual", "salun-dual", "eupmu-shared", "surgery-dual_plus"]
 
 
@@ -39,6 +44,7 @@ class Commands:
         self.table = scratch / "tiny" / "table.yaml"
         if not (self.pack / "erase.json").is_file():
             self._make(scratch)
+        self.runs = scratch / "tiny"
         self._write_table()
 
     def _make(self, scratch: Path) -> None:
@@ -50,6 +56,24 @@ class Commands:
                 Image.fromarray(pixels.astype(np.uint8)).save(self.images / name / f"{number}.png")
         words = ("pretrain", "--data", str(self.images), "-o", str(self.pack), *TINY_PACK)
         assert ended(start(words, scratch / "tiny", scratch / "tiny" / "cache"))[0] == 0
+
+    def prepare(self, name: str, home: Path) -> None:
+        """What the command finds in its folder: for some a run, of which nothing may be left when it is redone."""
+        if name in ON_A_RUN:
+            shutil.copytree(self._run(ON_A_RUN[name]) / "out", home / "out")
+            if name == "force":
+                (home / "out" / "of-the-old-run").write_text("")
+
+    def _run(self, state: str) -> Path:
+        """A run that is finished, or that was killed with steps behind its last state."""
+        home = self.runs / state
+        if not (home / "made").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            third = None if state == "finished" else lambda: kill_at(("state.save_state", ""), "before", 2)
+            code, _ = ended(start(self.words("sfron-dual"), home, home / "cache", third))
+            assert code == (0 if third is None else -signal.SIGKILL), (home / "log").read_text()[-2000:]
+            (home / "made").write_text("")
+        return home
 
     def _write_table(self) -> None:
         settings = {key: value for key, _, value in (word.partition("=") for word in TINY_RUN)}
@@ -74,7 +98,17 @@ class Commands:
                 str(self.pack),
                 "-o",
                 "out/f.jsonl",
+                "--save-reference",
+                "out/reference.safetensors",
             )
+        if name in ("score", "report"):
+            return (name, "out")
+        if name == "grid":
+            return ("grid", "out", "-o", "out/both.png")
+        if name == "convert":
+            return ("convert", str(self.pack), "out/dit.pt")
+        if name in ("force", "continued"):
+            return (*self.words("sfron-dual"), *(["--force"] if name == "force" else []))
         if name == "table":
             return ("table", str(self.table), "-o", "out", "--jobs", "1", "--keep", "all")
         method, policy = name.split("-")
