@@ -17,6 +17,7 @@ from typing import Any
 from .errors import UserError
 from .faults import FULL, writing
 from .launched import launched_rank
+from .leftovers import NEW, clear, owned
 from .untrusted import check_regular, open_regular
 
 SETTLED = 2_000_000_000  # ns; a younger file may change again within one tick of the file system's clock
@@ -81,14 +82,19 @@ def check_appendable(path: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``; when the block ends well it is (synced and) renamed to ``path``."""
+    """Yields a temporary path beside ``path``; when the block ends well it is (synced and) renamed to ``path``.
+
+    With ``sync``, what killed processes have left of the same file goes.
+    """
     with writing(path, path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        if sync:
+            clear(path, path.suffix or NEW)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix or NEW, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        with writing(path, temporary):
+        with owned(temporary) if sync else contextlib.nullcontext(), writing(path, temporary):
             yield temporary
             if sync:
                 with temporary.open("rb+") as file:
@@ -106,10 +112,11 @@ def replacing_folder(path: Path, sync: bool = True) -> Iterator[Path]:
     """As :func:`replacing`, for a whole folder: always a fresh one, so no stale file of an earlier save survives."""
     with writing(path, path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        clear(path, NEW)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=NEW, dir=path.parent))
     try:
         os.chmod(temporary, 0o755)
-        with writing(path, temporary):
+        with owned(temporary), writing(path, temporary):
             yield temporary
             for file in temporary.rglob("*") if sync else ():
                 if file.is_file():

@@ -106,7 +106,7 @@ class Commands:
         if name == "grid":
             return ("grid", "out", "-o", "out/both.png")
         if name == "convert":
-            return ("convert", str(self.pack), "out/dit.pt")
+            return ("convert", str(self.pack), "out/dit.pt", "--allow-difference")
         if name in ("force", "continued"):
             return (*self.words("sfron-dual"), *(["--force"] if name == "force" else []))
         if name == "table":
