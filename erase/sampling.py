@@ -236,7 +236,7 @@ def sample_folder(
     processes share whole blocks, and each returns when all files are there. Raises Interrupted after a signal, when the
     blocks that were drawn are written.
     """
-    rooms = {"room": Room("sampling"), "decoding": decoding_room(model)}
+    room, decoding = Room("sampling"), decoding_room(model)
     how = (config.guidance_scale, config.steps, config.sampler, precision, config.guidance_channels)
     counts = classes if isinstance(classes, Mapping) else dict.fromkeys(classes, config.per_class)
     whole = blocks(counts, config.block, config.retain_total is not None)
@@ -250,7 +250,7 @@ def sample_folder(
             if stopping():
                 return
             seeds = [image_seed(config.seed, label, number) for label, number in block]
-            yield paths, sample(model, [label for label, _ in block], seeds, *how, **rooms)
+            yield paths, sample(model, [label for label, _ in block], seeds, *how, room=room, decoding=decoding)
 
     missing = processes.on_main(left)
     own = processes.dealt(missing, len)

@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(KINDS), help="kinds, separated by commas")
     parser.add_argument("--short", type=int, default=40, help="short trials")
     parser.add_argument("--long", type=int, default=10, help="trials at the digits preset")
+    parser.add_argument("--writers", default=",".join(WRITERS), help="of writes: the commands, separated by commas")
     asked = parser.parse_args()
     if asked.table:
         rewrite(DOCUMENT, read_json(asked.output))
@@ -41,7 +42,7 @@ def main() -> None:
         name = [*SHORT[::5], *OTHERS][number]
         trials.killed(f"signals/{number}-{name}", name, 1, number=(signal.SIGTERM, signal.SIGINT)[number % 2])
     known: dict[str, set[Site]] = {}  # by where they write: several commands write a run
-    for name in WRITERS if "writes" in kinds else ():
+    for name in asked.writers.split(",") if "writes" in kinds else ():
         trials.writes(name, known.setdefault(name if name in ("pretrain", "sample", "fid") else "run", set()))
     for name in ("sfron-dual", "sample", "force") if "two" in kinds else ():
         trials.two(f"two/{name}", name)
