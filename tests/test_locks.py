@@ -63,6 +63,19 @@ def test_a_folder_that_is_moved_takes_its_lock_along(tmp_path):
                 pass
 
 
+def test_of_the_processes_of_one_run_the_main_one_holds_for_all(tmp_path, monkeypatch):
+    with held(tmp_path / "a", "busy"), held_place(tmp_path / "a", "busy"):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", "1")
+        with held(tmp_path / "a", "busy"), held_place(tmp_path / "a", "busy"):
+            pass
+        monkeypatch.setenv("RANK", "0")
+        for hold in (held, held_place):
+            with pytest.raises(UserError, match="busy"), hold(tmp_path / "a", "busy"):
+                pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_place_stays_held_whatever_lies_there(tmp_path):
     folder = tmp_path / "a"
     with held_place(folder, "busy"):
