@@ -109,11 +109,12 @@ class Trials:
         return [(place, at) for place, at in lines]
 
     def writes(self, name: str, known: set[Site]) -> None:
-        """Each place but those that are ``known``, to which they are added."""
+        """Each place but those that are ``known``, to which they are added; in a table's cells, which are runs, those
+        of no run."""
         count: Counter[str] = Counter()
         for place, lines in self.sites(name):
             bare = (place.removeprefix("child "), lines)
-            again = bare in known and bare[0] != LAST
+            again = bare[0] != LAST and (bare in known or (place != bare[0] and not bare[0].startswith("work.")))
             known.add(bare)
             count[place] += 1
             label = place if count[place] == 1 else f"{place} {count[place]}"
