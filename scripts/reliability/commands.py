@@ -79,7 +79,7 @@ class Commands:
         settings = {key: value for key, _, value in (word.partition("=") for word in TINY_RUN)}
         lines = [f"model: {self.pack}", "classes: [1]", "seeds: [0, 1]", "set:"]
         lines += [f"  {key}: {value}" for key, value in settings.items() if not key.startswith("runtime")]
-        lines += ["rows:", "  - {method: ga, optimizer: shared}"]
+        lines += ["  runtime.threads: 1", "rows:", "  - {method: ga, optimizer: shared}"]
         write_text(self.table, "\n".join(lines) + "\n")
 
     def words(self, name: str, long: bool = False) -> tuple[str, ...]:

@@ -24,6 +24,9 @@ def content(folder: Path) -> dict[str, str]:
         data = path.read_bytes()
         if path.name == "results.json":
             data = json.dumps(_timeless(json.loads(data))).encode()
+        elif path.suffix == ".safetensors":
+            length = 8 + int.from_bytes(data[:8], "little")  # the library writes metadata in any order
+            data = json.dumps(json.loads(data[8:length]), sort_keys=True).encode() + data[length:]
         elif path.name == "f.jsonl":
             data = json.dumps([_timeless(json.loads(line)) for line in data.splitlines()]).encode()
         elif path.name == "cells.jsonl":
