@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from erase.files import write_text
+from erase.files import SETTLED, write_text
 from erase.methods import METHODS
 
 from .processes import ended, kill_at, start
@@ -63,6 +64,7 @@ class Commands:
             shutil.copytree(self._run(ON_A_RUN[name]) / "out", home / "out")
             if name == "force":
                 (home / "out" / "of-the-old-run").write_text("")
+            time.sleep(SETTLED / 1e9)  # the digests of younger files are not written down
 
     def _run(self, state: str) -> Path:
         """A run that is finished, or that was killed with steps behind its last state."""
