@@ -54,10 +54,9 @@ def unreadable(*folders: Path) -> list[str]:
             continue
         try:
             _parse(path)
-        except FileNotFoundError:
-            continue  # it went between two looks
         except Exception as error:
-            bad.append(f"{path}: {error}")
+            if path.exists():  # else it went between two looks
+                bad.append(f"{path}: {error}")
     return bad
 
 
