@@ -102,12 +102,13 @@ def _record(path: Path, who: str) -> None:
 def kill_at(site: Site, moment: str, number: int = 0, mark: Path | None = None) -> None:
     """This process kills itself just ``before`` or ``after`` its replacement of this number at this site.
 
-    Of a table's site that begins with ``child``, the first of the processes that it starts does. ``mark``: the file
-    that says that one has.
+    Of a table's site that begins with ``cell`` or ``golden``, the first process of this kind that it starts does.
+    ``mark``: the file that says that one has.
     """
     name, lines = site
-    if name.startswith("child "):
-        _order({"kill": [name.removeprefix("child "), lines], "moment": moment, "mark": os.path.abspath("killed")})
+    kind, _, bare = name.rpartition(" ")
+    if kind:
+        _order({"kill": [bare, lines], "of": kind, "moment": moment, "mark": os.path.abspath("killed")})
         return
     real, count = os.replace, itertools.count()
 
@@ -127,10 +128,10 @@ def kill_at(site: Site, moment: str, number: int = 0, mark: Path | None = None) 
 
 def child(*given: Any) -> None:
     """A table's process, under the orders that its parent was given."""
-    orders = json.loads(os.environ[ORDERS])
+    orders, kind = json.loads(os.environ[ORDERS]), given[1].__name__.removeprefix("do_")
     if "record" in orders:
-        _record(Path(orders["record"]), "child ")
-    else:
+        _record(Path(orders["record"]), f"{kind} ")
+    elif orders["of"] == kind:
         kill_at(tuple(orders["kill"]), orders["moment"], mark=Path(orders["mark"]))
     _child(*given)
 
