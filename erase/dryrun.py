@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 
 from .config import ResolvedConfig, RunConfig, as_mapping
+from .data.listing import check_listable
 from .errors import NoModelError, UserError
 from .extractors import INCEPTION, fetched_weights
+from .files import check_creatable
 from .imagenet import class_names
 from .labels import find_forget
 from .memory import device_memory, predict, told
@@ -26,7 +28,10 @@ STAND_IN = "digits"
 
 
 def dry_run(request: RunConfig, words: Mapping[str, Any], as_json: bool) -> str:
-    """YAML (or JSON) of the config, its output folder, and one line for each thing that is missing."""
+    """YAML (or JSON) of the config, its output folder, and one line for each thing that is missing.
+
+    Raises UserError for wrong settings, for data that cannot be listed, and for an output that cannot be written.
+    """
     missing: list[str] = []
     forget: list[int] = []
     try:
@@ -52,6 +57,7 @@ def dry_run(request: RunConfig, words: Mapping[str, Any], as_json: bool) -> str:
         forget = find_forget(config.forget, labels)
         config = with_classes(config, forget)
     output = output_folder(request, config, forget)
+    check_creatable(output, "the output folder")
     memory = _memory(shape, config)
     if as_json:
         content = {"config": as_mapping(config), "output": str(output), "missing": missing, "memory": memory}
@@ -88,6 +94,8 @@ def _missing(root: Path, config: ResolvedConfig) -> list[str]:
         found.append("data: give --data DIR")
     elif data != "digits" and not Path(data).is_dir():
         found.append(f"data: no {data}")
+    elif data != "digits":
+        check_listable(Path(data))
     return found
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from .errors import UserError
 from .faults import FULL, writing
 from .launched import launched_rank
+from .leftovers import NEW, clear, owned
 from .untrusted import check_regular, open_regular, read_regular
 
 SETTLED = 2_000_000_000  # ns; a younger file may change again within one tick of the file system's clock
@@ -57,6 +58,16 @@ def check_writable(folder: Path, what: str) -> None:
         raise UserError(f"cannot write {what} {folder}: {error.strerror}") from None
 
 
+def check_creatable(folder: Path, what: str) -> None:
+    """As :func:`check_writable`, as far as can be told without making anything."""
+    whole = folder.absolute()
+    there = next(path for path in (whole, *whole.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise UserError(f"cannot write {what} {folder}: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {what} {folder}: {there} is not writable")
+
+
 def check_appendable(path: Path) -> None:
     """As :func:`check_writable`, for a file that lines are to be added to."""
     check_writable(path.parent, "the folder")
@@ -71,14 +82,19 @@ def check_appendable(path: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``; when the block ends well it is (synced and) renamed to ``path``."""
+    """Yields a temporary path beside ``path``; when the block ends well it is (synced and) renamed to ``path``.
+
+    With ``sync``, what killed processes have left of the same file goes.
+    """
     with writing(path, path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        if sync:
+            clear(path, path.suffix or NEW)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix or NEW, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        with writing(path, temporary):
+        with owned(temporary) if sync else contextlib.nullcontext(), writing(path, temporary):
             yield temporary
             if sync:
                 with temporary.open("rb+") as file:
@@ -96,10 +112,11 @@ def replacing_folder(path: Path, sync: bool = True) -> Iterator[Path]:
     """As :func:`replacing`, for a whole folder: always a fresh one, so no stale file of an earlier save survives."""
     with writing(path, path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        clear(path, NEW)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=NEW, dir=path.parent))
     try:
         os.chmod(temporary, 0o755)
-        with writing(path, temporary):
+        with owned(temporary), writing(path, temporary):
             yield temporary
             for file in temporary.rglob("*") if sync else ():
                 if file.is_file():

@@ -1,4 +1,4 @@
-"""One process at a time in a folder. The lock ends with the process that holds it, however that ends."""
+"""One process at a time in a folder, or in its place. A lock ends with the process that holds it, however that ends."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ def held(folder: Path, busy: str) -> Iterator[None]:
     if launched_rank():
         yield
         return
-    path = folder / LOCK
     try:
-        handle = _open(path)
+        handle = _open(folder / LOCK)
     except OSError as error:
         raise UserError(f"cannot write the output folder {folder}: {error.strerror}") from None
     if handle is None:
@@ -33,12 +32,41 @@ def held(folder: Path, busy: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(FileNotFoundError):  # where the folder was moved meanwhile, with its lock
-            if os.path.samestat(os.fstat(handle), os.stat(path)):
-                path.unlink()  # before it is released: who has opened it finds it gone, and tries again
-        os.close(handle)
+        _release(folder / LOCK, handle)
         with contextlib.suppress(OSError):
             folder.rmdir()  # nothing was put in
+
+
+@contextlib.contextmanager
+def held_place(folder: Path, busy: str) -> Iterator[None]:
+    """Holds the place of ``folder``, whatever lies there: for one that is moved away and another put in its place.
+
+    Raises UserError with the line ``busy`` if another process does. Who can write nothing beside ``folder`` cannot move
+    it either, and holds nothing.
+    """
+    path, handle = beside(folder), None
+    with contextlib.suppress(OSError):
+        handle = None if launched_rank() else _open(path)
+        if handle is None and not launched_rank():
+            raise UserError(busy)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            _release(path, handle)
+
+
+def beside(folder: Path) -> Path:
+    """The lock of a folder's place."""
+    whole = folder.absolute()
+    return whole.parent / f".{whole.name}{LOCK}"
+
+
+def _release(path: Path, handle: int) -> None:
+    with contextlib.suppress(FileNotFoundError):  # where the folder was moved meanwhile, with its lock
+        if os.path.samestat(os.fstat(handle), os.stat(path)):
+            path.unlink()  # before it is released: who has opened it finds it gone, and tries again
+    os.close(handle)
 
 
 def _open(path: Path) -> int | None:

@@ -19,7 +19,8 @@ import torch
 from PIL import Image
 from torchvision.io import ImageReadMode
 
-from .data.images import BAD_IMAGE, SUFFIXES, ImageSet, center_crop
+from .data.images import BAD_IMAGE, ImageSet, center_crop
+from .data.listing import SUFFIXES, image_files
 from .errors import UserError
 from .files import digest, file_digests, relative_names
 from .packs import read_results
@@ -184,23 +185,6 @@ def run_pictures(path: Path) -> list[Pictures]:
         replace(one, name=f"{path} ({side})", side=side, run=path, forget=forget)
         for one, side in zip(found, sides, strict=True)
     ]
-
-
-def image_files(root: Path) -> list[str]:
-    """Sorted image files under ``root``, hidden ones left out. Raises UserError for a link back to a folder above."""
-    found = []
-    for folder, inside, names in os.walk(root, followlinks=True):
-        _check_links(folder, inside)
-        found += [os.path.join(folder, x) for x in names if os.path.splitext(x)[1].lower() in SUFFIXES and x[0] != "."]
-    return sorted(found)
-
-
-def _check_links(folder: str, inside: Sequence[str]) -> None:
-    here = os.path.join(os.path.realpath(folder), "")
-    for name in inside:
-        path = os.path.join(folder, name)
-        if os.path.islink(path) and here.startswith(os.path.join(os.path.realpath(path), "")):
-            raise UserError(f"{path} is a link to a folder that it lies in; remove it")
 
 
 def folder_pictures(root: Path) -> Pictures:

@@ -195,7 +195,12 @@ def base_values(preset: str | None, config: str | None, default: str) -> dict[st
 
 
 def resolve_pretrain(values: Mapping[str, Any], words: Mapping[str, Any] | None = None) -> PretrainConfig:
-    """A recipe's values under the words of the command line."""
+    """A recipe's values under the words of the command line.
+
+    Raises UserError for every wrong field and, of those that are right, every two that do not fit together.
+    """
+    from .recipe import recipe_faults  # imports torch
+
     faults, layers = Faults(), list[dict[str, Any]]()
     for layer in (values, words or {}):
         with faults.gathered():
@@ -203,6 +208,9 @@ def resolve_pretrain(values: Mapping[str, Any], words: Mapping[str, Any] | None 
             continue
         layers.append({key: value for key, value in layer.items() if key != "sample"})
     config: PretrainConfig = build(PretrainConfig, merge(*layers), faults=faults)
+    levels = len(config.vae.channels) if config.instruments is None else None
+    wrong = [fault.split(" ")[0] for fault in faults.found]  # fields in whose places stand defaults nobody asked for
+    faults.found += [fault for fault in recipe_faults(config, levels) if not any(key in fault for key in wrong)]
     faults.tell()
     return config
 

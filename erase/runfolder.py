@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -14,7 +14,7 @@ import yaml
 from .config import ResolvedConfig, as_mapping, changes
 from .errors import UserError
 from .files import cache_folder, check_writable, write_text
-from .locks import LOCK, held
+from .locks import LOCK, beside, held, held_place
 from .model import Model
 from .presets import load_yaml
 
@@ -48,10 +48,21 @@ def finished(output: Path) -> bool:
 
 
 def tidy(output: Path) -> None:
-    """Removes the lock that a process left which was killed when its run was finished."""
-    if (output / LOCK).exists():
-        with contextlib.suppress(UserError), held(output, ""):  # the holder may be about to end
+    """Removes the locks that a process left which was killed when its run was finished."""
+    if (output / LOCK).exists() or beside(output).exists():
+        with contextlib.suppress(UserError), held_run(output):  # the holder may be about to end
             pass
+
+
+@contextlib.contextmanager
+def held_run(output: Path) -> Iterator[None]:
+    """Holds a run folder and its place: nobody comes in at the instant when a redone one is put there.
+
+    Raises UserError if another process holds either.
+    """
+    busy = BUSY.format(output=output)
+    with held_place(output, busy), held(output, busy):
+        yield
 
 
 def claim_folder(output: Path, config: ResolvedConfig, need: int) -> None:
@@ -109,10 +120,10 @@ def settle(output: Path) -> bool:
 
     Raises UserError if another process holds the folder.
     """
-    fresh, old = _beside(output, "redone"), _beside(output, "before")
+    fresh, old, busy = _beside(output, "redone"), _beside(output, "before"), BUSY.format(output=output)
     if not finished(fresh) and not old.exists():
         return False
-    with held(output, BUSY.format(output=output)) if output.exists() else contextlib.nullcontext():
+    with held_place(output, busy), held(output, busy) if output.exists() else contextlib.nullcontext():
         if finished(fresh):
             exchange(output)
             return True
@@ -123,5 +134,11 @@ def settle(output: Path) -> bool:
     return False
 
 
+def exchanging(output: Path) -> bool:
+    """Whether an exchange was cut short, so that :func:`settle` is to come first."""
+    return _beside(output, "before").exists()
+
+
 def _beside(output: Path, what: str) -> Path:
-    return output.absolute().with_name(f".{output.absolute().name}.{what}")
+    whole = output.absolute()
+    return whole.parent / f".{whole.name}.{what}"

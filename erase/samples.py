@@ -9,13 +9,15 @@ from typing import Any
 
 from . import processes
 from .config import PROTOCOLS, SHORT, RuntimeConfig, SampleConfig, build, differences, merge, with_protocol
+from .data.listing import image_files
 from .errors import Faults, UserError, nearest
 from .files import write_json
 from .labels import find_class
+from .locks import held
 from .model import Model, load_model
 from .packs import read_mapping
-from .pictures import image_files
 from .precision import chosen
+from .runfolder import BUSY, sweep
 from .sampling import drawing, sample_folder
 from .text import brief
 from .trainer import check_runtime, make_accelerator
@@ -40,7 +42,8 @@ def draw_samples(
     the pack's own. ``words``: ``sample`` and ``runtime`` settings over it. Images that are there are kept, and more
     classes or images are added.
 
-    Raises UserError for an unknown class or protocol, or a folder with images of another model or protocol.
+    Raises UserError for an unknown class or protocol, a folder with images of another model or protocol, or one that
+    another process is filling.
     """
     output = Path(output)
     inside = Path(source) / "model"  # of a run
@@ -67,8 +70,10 @@ def draw_samples(
         "protocol": drawing(config),
         "arithmetic": f"{model.device.type}, {chosen(runtime.precision, model.device)}",
     }
-    processes.on_main(lambda: claim(output, about))
-    sample_folder(model, output, config, wanted, "sample", runtime.precision)
+    processes.on_main(lambda: check_mark(output, about))
+    with held(output, BUSY.format(output=output)):
+        processes.on_main(lambda: claim(output, about))
+        sample_folder(model, output, config, wanted, "sample", runtime.precision)
     return {**about, "classes": wanted, "per_class": config.per_class, "output": str(output)}
 
 
@@ -103,9 +108,13 @@ def _listed(classes: str | Sequence[str | int]) -> list[str | int]:
 
 
 def claim(output: Path, about: Mapping[str, Any]) -> None:
-    """Marks the folder as that of these images. Raises UserError if it is another's, or cannot be written."""
+    """Marks the folder as that of these images, and removes what killed processes were writing. The caller holds it.
+
+    Raises UserError if it is another's, or cannot be written.
+    """
     check_mark(output, about)
     try:
+        sweep([*output.glob(f".{MARK}.*"), *output.glob("[0-9]*/.[0-9]*.png.*")])
         write_json(output / MARK, about)
     except OSError as error:
         raise UserError(f"cannot write the output folder {output}: {error.strerror}") from None

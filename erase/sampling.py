@@ -166,8 +166,8 @@ def latents_within(room: Room, model: Model, labels: Sequence[int], seeds: Seque
 
 
 @torch.no_grad()
-def decode(model: Model, latents: torch.Tensor) -> torch.Tensor:
-    """Scaled latents to images on the CPU: uint8, n x H x W x 3."""
+def decode(model: Model, latents: torch.Tensor, room: Room | None = None) -> torch.Tensor:
+    """Scaled latents to images on the CPU: uint8, n x H x W x 3. ``room``: see :func:`decoding_room`."""
     if model.vae is None:
         raise UserError(NO_VAE)
     vae = model.vae
@@ -180,7 +180,12 @@ def decode(model: Model, latents: torch.Tensor) -> torch.Tensor:
             images.append(pixels.permute(0, 2, 3, 1).cpu())
         return torch.cat(images)
 
-    return Room("decoding", max(1, min(DECODE_BATCH, DECODE_PIXELS // model.image_size**2))).fit(len(latents), attempt)
+    return (room or decoding_room(model)).fit(len(latents), attempt)
+
+
+def decoding_room(model: Model) -> Room:
+    """How many latents the VAE decodes at once: it remembers a halving from block to block."""
+    return Room("decoding", max(1, min(DECODE_BATCH, DECODE_PIXELS // model.image_size**2)))
 
 
 def sample(
@@ -193,10 +198,12 @@ def sample(
     precision: str = "auto",
     guidance_channels: str = "all",
     room: Room | None = None,
+    decoding: Room | None = None,
 ) -> np.ndarray:
     """Images of these labels, one seed each (default: 0, 1, ...): uint8, n x H x W x 3, RGB.
 
-    ``room`` remembers from call to call how many at once the device's memory holds.
+    ``room`` and ``decoding`` (see :func:`decoding_room`) remember from call to call how many at once the device's
+    memory holds.
     Raises UserError for a label outside 0 .. num_classes (num_classes is the null label), or seeds of another number.
     """
     seeds = range(len(labels)) if seeds is None else seeds
@@ -208,7 +215,7 @@ def sample(
     if not len(labels):
         return np.zeros((0, model.image_size, model.image_size, 3), dtype=np.uint8)
     how = (guidance_scale, steps, sampler, precision, guidance_channels)
-    return decode(model, latents_within(room or Room("sampling"), model, labels, seeds, *how)).numpy()
+    return decode(model, latents_within(room or Room("sampling"), model, labels, seeds, *how), decoding).numpy()
 
 
 def image_path(folder: Path, label: int, number: int) -> Path:
@@ -229,7 +236,7 @@ def sample_folder(
     processes share whole blocks, and each returns when all files are there. Raises Interrupted after a signal, when the
     blocks that were drawn are written.
     """
-    room = Room("sampling")
+    room, decoding = Room("sampling"), decoding_room(model)
     how = (config.guidance_scale, config.steps, config.sampler, precision, config.guidance_channels)
     counts = classes if isinstance(classes, Mapping) else dict.fromkeys(classes, config.per_class)
     whole = blocks(counts, config.block, config.retain_total is not None)
@@ -243,7 +250,7 @@ def sample_folder(
             if stopping():
                 return
             seeds = [image_seed(config.seed, label, number) for label, number in block]
-            yield paths, sample(model, [label for label, _ in block], seeds, *how, room=room)
+            yield paths, sample(model, [label for label, _ in block], seeds, *how, room=room, decoding=decoding)
 
     missing = processes.on_main(left)
     own = processes.dealt(missing, len)

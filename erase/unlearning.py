@@ -20,10 +20,10 @@ from .compiled import compiled
 from .config import ResolvedConfig, RunConfig
 from .data.split import Split, encode_split
 from .dit import time_shift
+from .errors import UserError
 from .faults import under_way
 from .files import cache_folder, digest, held_tensors, read_tensors, write_json, write_tensors
 from .labels import find_forget
-from .locks import held
 from .methods import Method
 from .model import ORIGINAL_NOTE, Model, load_model, save_model, weights_key
 from .optim import make_policy
@@ -39,7 +39,9 @@ from .runfolder import (
     check_folder,
     claim_folder,
     exchange,
+    exchanging,
     finished,
+    held_run,
     redo_folder,
     settle,
     space_needed,
@@ -77,7 +79,7 @@ def run_in_folder(
     if results is not None:
         return results, output
     stage = preflight(config, model)
-    with held(output, BUSY.format(output=output)):
+    with held_run(output):
         need = space_needed(model, stage.counts, config.optimizer.policy)
         place = processes.on_main(lambda: claim(output, config, need, again))
         if place is None:  # by another run, a moment ago
@@ -100,7 +102,13 @@ def standing(output: Path, config: ResolvedConfig, force: bool) -> tuple[bool, d
 
 
 def claim(output: Path, config: ResolvedConfig, need: int, again: bool) -> Path | None:
-    """The folder to run in, made the run's own; None if the run is finished."""
+    """The folder to run in, made the run's own; None if the run is finished. The caller holds ``output``.
+
+    Raises UserError if it has become another run's since it was looked at, or is half exchanged.
+    """
+    if exchanging(output):
+        raise UserError(BUSY.format(output=output))
+    check_folder(output, config)
     if finished(output) and not again:
         return None
     place = redo_folder(output, config) if finished(output) else output

@@ -1,5 +1,6 @@
 """The command line: light to import, one line for every wrong use, and the right exit code."""
 
+import errno
 import json
 import os
 import shutil
@@ -255,6 +256,31 @@ def test_a_dry_run_prints_the_config_and_makes_nothing(call, pack, tmp_path):
     assert found["missing"] == ["data: no absent"]
 
 
+@pytest.mark.parametrize("fault", ["a file above", "no right to write", "no right to list"])
+def test_a_dry_run_refuses_places_that_the_run_could_not_use(call, pack, tmp_path, monkeypatch, fault):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "data" / "name 0").mkdir(parents=True)
+    listed, told = os.scandir, "file is no folder"
+    words = ["--model", pack, "--forget", "1", "--dry-run", "-o", "file/a/run"]
+    if fault != "a file above":
+        words[-1] = "new/run"
+    if fault == "no right to write":  # which root always has
+        monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+        told = f"cannot write the output folder new/run: {tmp_path} is not writable"
+    if fault == "no right to list":
+
+        def scandir(path="."):
+            if str(path).endswith("name 0"):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return listed(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+        told = "cannot list the folder data/name 0: Permission denied"
+    before = sorted(tmp_path.rglob("*"))
+    refused(call("run", *words, *(["--data", "data"] if fault == "no right to list" else [])), told)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_dry_run_names_a_model_that_is_not_there(call):
     code, out, _ = call("run", "--forget", "1", "--model", "nowhere", *PRESET, "--dry-run")
     assert code == 0
@@ -325,6 +351,10 @@ def test_a_dry_run_looks_for_the_pack_s_own_data(call, pack, tmp_path):
         (["-o", "p", "dit.label_slots=9"], ["dit.label_slots (9) must be above the largest class id, 9"]),
         (["-o", "p", "dit.heads=3", "vae.groups=5"], ["multiple of dit.heads (3)", "vae.groups (5); "]),
         (["-o", "p", "dit.heads=3", "dit.width=30"], ["dit.width must be a multiple of 4"]),
+        (
+            ["-o", "p", "dit.heads=5", "dit.steps=-1"],
+            ["dit.steps must be", "dit.width must be a multiple of dit.heads (5)"],
+        ),
         (["-o", "p", "vae.channels=[]"], ["vae.channels must be multiples of vae.groups (8)"]),
         (["-o", "p", "classifier.width=12"], ["classifier.width must be a multiple of 8"]),
         (["-o", "p", "dit.patch=3"], ["image_size must be a multiple of 12"]),
@@ -337,6 +367,14 @@ def test_a_dry_run_looks_for_the_pack_s_own_data(call, pack, tmp_path):
 def test_wrong_use_of_pretrain_is_one_line(call, words, parts):
     refused(call("pretrain", *words), *parts)
     assert list(Path().iterdir()) == []
+
+
+def test_fields_that_are_wrong_are_not_held_against_others(call):
+    code, _, err = call("pretrain", "-o", "p", "dit.heads=many", "dit.width=10")
+    assert code == 2
+    assert "dit.heads must be a whole number" in err
+    assert "dit.width must be a multiple of 4" in err
+    assert "multiple of dit.heads" not in err  # of its default, which nobody has asked for
 
 
 def test_too_few_images_to_pretrain_on_are_one_line(call, tmp_path):

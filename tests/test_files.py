@@ -1,6 +1,9 @@
 """Nobody ever sees half a file."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +22,15 @@ from erase.files import (
     write_json,
     write_tensors,
 )
+
+WRITE = """
+import sys, time
+from pathlib import Path
+from erase import files
+with getattr(files, sys.argv[1])(Path(sys.argv[2])) as temporary:
+    print(temporary, flush=True)
+    time.sleep(60)
+"""
 
 
 def fail():
@@ -75,6 +87,25 @@ def test_a_folder_stays_as_it_was_when_the_block_raises(tmp_path):
         half_write(replacing_folder(path), "half")
     assert names(path) == ["old"]
     assert names(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("make", [replacing, replacing_folder])
+@pytest.mark.parametrize("name", ["page.html", "plain"])
+def test_what_a_killed_process_was_writing_goes_when_it_is_written_again(tmp_path, make, name):
+    pytest.importorskip("fcntl")
+    child = subprocess.Popen([sys.executable, "-c", WRITE, make.__name__, str(tmp_path / name)], stdout=-1, text=True)
+    left = Path(child.stdout.readline().strip())
+    user = tmp_path / f".{name}.settings"  # eight letters, as tempfile's
+    user.write_text("")
+    for alive in (True, False):
+        with make(tmp_path / name) as temporary:
+            assert temporary != left
+            (temporary / "in" if make is replacing_folder else temporary).write_text("whole")
+        assert left.exists() == alive
+        child.kill()
+        child.wait()
+    child.stdout.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, user.name])
 
 
 def test_others_may_read_what_is_written(tmp_path):

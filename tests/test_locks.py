@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from erase.errors import UserError
-from erase.locks import LOCK, held
+from erase.locks import LOCK, beside, held, held_place
 
 HOLD = """
 import sys, time
@@ -61,6 +61,42 @@ def test_a_folder_that_is_moved_takes_its_lock_along(tmp_path):
             assert (tmp_path / "b" / LOCK).exists()
             with pytest.raises(UserError), held(tmp_path / "b", "busy"):
                 pass
+
+
+def test_of_the_processes_of_one_run_the_main_one_holds_for_all(tmp_path, monkeypatch):
+    with held(tmp_path / "a", "busy"), held_place(tmp_path / "a", "busy"):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", "1")
+        with held(tmp_path / "a", "busy"), held_place(tmp_path / "a", "busy"):
+            pass
+        monkeypatch.setenv("RANK", "0")
+        for hold in (held, held_place):
+            with pytest.raises(UserError, match="busy"), hold(tmp_path / "a", "busy"):
+                pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_stays_held_whatever_lies_there(tmp_path):
+    folder = tmp_path / "a"
+    with held_place(folder, "busy"):
+        with held(folder, "busy"):
+            os.replace(folder, tmp_path / "b")
+        with pytest.raises(UserError, match="busy"), held_place(folder, "busy"):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_who_can_write_nothing_beside_a_folder_holds_no_place(tmp_path, monkeypatch):
+    from erase import locks
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(locks, "_open", refused)
+    with held_place(tmp_path / "a", "busy"):
+        assert not beside(tmp_path / "a").exists()
+    with pytest.raises(UserError, match="Permission denied"), held(tmp_path / "a", "busy"):
+        pass
 
 
 def test_what_cannot_be_written_is_said(tmp_path):

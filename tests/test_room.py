@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from erase import sampling
+from erase.config import SampleConfig
 from erase.diffusion import Schedule
 from erase.errors import StoppedError
 from erase.room import Room
@@ -143,3 +144,19 @@ def test_decoding_is_cut_too(monkeypatch):
 
     monkeypatch.setattr(model.vae, "decode", small)
     assert (sampling.decode(model, latents).int() - wanted.int()).abs().max() <= 1
+
+
+def test_a_folder_s_blocks_find_the_halving_of_decoding_once(tmp_path, monkeypatch, capsys):
+    model = make_model()
+    decode = model.vae.decode
+
+    def small(part):
+        if len(part) > 2:
+            raise torch.OutOfMemoryError
+        return decode(part)
+
+    monkeypatch.setattr(model.vae, "decode", small)
+    config = SampleConfig(per_class=4, steps=1, block=4)
+    sampling.sample_folder(model, tmp_path, config, [0, 1, 2], "sample")
+    assert len(list(tmp_path.rglob("*.png"))) == 12
+    assert capsys.readouterr().err.count("decoding: out of memory") == 1

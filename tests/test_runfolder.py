@@ -3,8 +3,8 @@
 import pytest
 
 from erase.errors import UserError
-from erase.locks import held
-from erase.runfolder import exchange, settle, sweep, tidy
+from erase.locks import beside, held
+from erase.runfolder import exchange, held_run, settle, sweep, tidy
 
 
 def make(folder, text, done=True):
@@ -67,14 +67,40 @@ def test_nobody_settles_a_folder_that_is_held(tmp_path):
         settle(output)
 
 
-def test_a_lock_that_a_killed_process_left_in_a_finished_run_goes(tmp_path):
+@pytest.mark.parametrize("enter", [settle, lambda output: held_run(output).__enter__()])
+def test_nobody_comes_in_between_the_two_renames_of_an_exchange(tmp_path, monkeypatch, enter):
+    """Where a lock in the folder alone would have gone with the old one."""
+    output = make(tmp_path / "run", "old")
+    make(tmp_path / ".run.redone", "new")
+    from erase import runfolder
+
+    real, told = runfolder.os.replace, []
+
+    def replace(source, target):
+        real(source, target)
+        with pytest.raises(UserError, match="another process is working in"):
+            enter(output)
+        told.append(sorted(path.name for path in tmp_path.iterdir()))
+
+    with held_run(output):
+        monkeypatch.setattr(runfolder.os, "replace", replace)
+        exchange(output)
+    assert told == [[".run.before", ".run.lock", ".run.redone"], [".run.before", ".run.lock", "run"]]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert (output / "results.json").read_text() == "new"
+
+
+def test_locks_that_a_killed_process_left_in_a_finished_run_go(tmp_path):
     output = make(tmp_path / "run", "done")
-    (output / ".lock").write_text("")
-    tidy(output)
-    assert [path.name for path in output.iterdir()] == ["results.json"]
-    with held(output, ""):
+    for path in (output / ".lock", beside(output)):
+        path.write_text("")
+        tidy(output)
+        assert [path.name for path in output.iterdir()] == ["results.json"]
+        assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    with held_run(output):
         tidy(output)
         assert (output / ".lock").exists()
+        assert beside(output).exists()
 
 
 def test_what_a_killed_process_was_writing_goes_and_nothing_else(tmp_path):

@@ -9,6 +9,7 @@ import erase
 from erase.config import SampleConfig
 from erase.data.images import read_image
 from erase.errors import UserError
+from erase.locks import LOCK, held
 from erase.rng import image_seed
 from erase.samples import draw_samples
 from erase.sampling import image_path
@@ -89,6 +90,28 @@ def test_another_model_or_protocol_is_refused_naming_what_differs(pack, tmp_path
     (tmp_path / "file").write_text("precious")
     with pytest.raises(UserError, match="is a file"):
         draw_samples(pack, tmp_path / "file", ["0"], per_class=1, words=FEW)
+
+
+def test_what_a_killed_process_was_writing_goes_and_nothing_else(pack, tmp_path):
+    out = tmp_path / "out"
+    draw_samples(pack, out, ["0"], per_class=2, words=FEW)
+    gone = [out / ".samples.json.pmzx0e35.json", out / "0000" / ".00000.png.bq7lpkzp.png", out / LOCK]
+    stay = [out / ".notes.abcdefgh", out / "0000" / ".mine.png.abcdefgh.png", out / "mine" / ".00000.png.abcdefgh.png"]
+    (out / "mine").mkdir()
+    for path in (*gone, *stay):
+        path.write_text("")
+    draw_samples(pack, out, ["0"], per_class=2, words=FEW)
+    assert not [path for path in gone if path.exists()]
+    assert [path for path in stay if path.exists()] == stay
+
+
+def test_a_folder_that_another_process_fills_is_left_to_it(pack, tmp_path):
+    with held(tmp_path / "out", ""):
+        with pytest.raises(UserError, match=r"another process is working in .*out; wait for it, or give another"):
+            draw_samples(pack, tmp_path / "out", ["0"], per_class=1, words=FEW)
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
+    draw_samples(pack, tmp_path / "out", ["0"], per_class=1, words=FEW)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0000", "samples.json"]
 
 
 @pytest.mark.parametrize(

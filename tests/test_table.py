@@ -386,6 +386,19 @@ class TestGolden:
         table(mended)
         assert (len(mended.golden), mended.cells) == (1, []), "it is tried again"
 
+    def test_a_golden_run_that_failed_at_first_is_no_other_code(self, table, code, tmp_path, capsys):
+        """Killed for memory, say: what its cells have cached is not older code's."""
+        code("a")
+        broken = Stub(numbers={"error": "the process ended with code -9"})
+        assert table(broken)["done"] == len(broken.cells) == 4
+        mended = Stub()
+        assert table(mended)["done"] == len(mended.cells) == 4
+        assert {task.cache for task in mended.cells} == {task.cache for task in broken.cells}
+        said = capsys.readouterr().err
+        assert "its golden run had failed; 4 cells are stale and run again" in said
+        assert "other numbers" not in said
+        assert "cache" not in json.loads((tmp_path / "out" / "golden.json").read_text())
+
     def test_the_digest_knows_libraries_and_the_model(self, monkeypatch, tmp_path):
         import erase
 

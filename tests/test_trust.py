@@ -1,5 +1,6 @@
 """What strangers hand in: never run, never believed about its size, and harmless when its names are shown."""
 
+import errno
 import json
 import os
 import pickle
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from erase.classifier import load_instrument
-from erase.data.images import folder, read_image
+from erase.data.images import folder, load_images, read_image
 from erase.errors import UserError
 from erase.model import Model, load_model, save_model
 from erase.original import read_checkpoint
@@ -179,6 +180,37 @@ def test_links_that_loop_are_refused(tmp_path):
     (tmp_path / "0" / "up").symlink_to("..")
     with pytest.raises(UserError, match="a link to a folder that it lies in"):
         find_pictures(tmp_path)
+    with pytest.raises(UserError, match="a link to a folder that it lies in"):
+        load_images(str(tmp_path), 4)
+
+
+def test_links_to_folders_elsewhere_are_followed_by_data_and_by_scores(tmp_path):
+    for name in ("root/0/a.png", "root/1/b.png", "elsewhere/c.png", "elsewhere/deep/d.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    (tmp_path / "root" / "0" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root" / "2").symlink_to(tmp_path / "elsewhere")
+    wanted = ["0/a.png", "0/more/c.png", "0/more/deep/d.png", "1/b.png", "2/c.png", "2/deep/d.png"]
+    found = load_images(str(tmp_path / "root"), 4)
+    assert [str(path.relative_to(tmp_path / "root")) for path in found.files] == wanted
+    assert found.labels.tolist() == [0, 0, 0, 1, 2, 2]
+    assert [str(path) for path in found.files] == list(find_pictures(tmp_path / "root")[0].files)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    (tmp_path / "0" / "in").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "0" / "a.png")
+    listed = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("in"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    for read in (lambda: load_images(str(tmp_path), 4), lambda: find_pictures(tmp_path)):
+        with pytest.raises(UserError, match=r"cannot list the folder .*in: Permission denied"):
+            read()
 
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

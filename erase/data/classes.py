@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..imagenet import is_imagenet, wnids
 from ..labels import names_of
+from .listing import class_folders
 
 
 def folder_ids(root: Path, labels: Mapping[int, str], slots: int) -> dict[str, int]:
@@ -22,7 +23,7 @@ def folder_ids(root: Path, labels: Mapping[int, str], slots: int) -> dict[str, i
     exact = {name: label for label, name in labels.items()}
     if not root.is_dir():
         return exact
-    found = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+    found = [path.name for path in class_folders(root)]
     if is_imagenet(labels):
         known = names_of(labels)
         named = [name for name in found if name.casefold() in known]

@@ -19,8 +19,8 @@ from ..errors import UserError
 from ..files import digest, file_digests, read_tensors, shipped
 from ..text import is_name
 from ..untrusted import EIGHT_BITS, FORMATS, check_pixels, image_fault, open_regular
+from .listing import class_folders, image_files
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 HELD_OUT_SHARE = 0.2
 BAD_IMAGE = (  # what PIL's decoders raise for damage of all kinds
     OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, MemoryError, struct.error,
@@ -138,7 +138,7 @@ def folder(root: Path, size: int, classes: dict[str, int] | None = None) -> Imag
     """
     if not root.is_dir():
         raise UserError(f"no data folder at {root}; give --data digits or a folder with one sub-folder a class")
-    found = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+    found = class_folders(root)
     odd = next((path for path in found if not is_name(path.name)), None)
     if odd is not None:
         raise UserError(f"the data folder {odd} has a name that no class can have; rename it to short printable text")
@@ -158,7 +158,7 @@ def folder(root: Path, size: int, classes: dict[str, int] | None = None) -> Imag
                 f"the data folder {path} bears the name of class {label} and the index of class {index} "
                 f"({names[index]}); {rename}"
             )
-        images = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.name[0] != ".")
+        images = sorted(map(Path, image_files(path)))
         files += images
         labels += [classes[path.name]] * len(images)
     if not files:

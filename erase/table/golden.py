@@ -46,14 +46,15 @@ def check_golden(store: Store, plan: Plan, runner: Runner, jobs: int, say: Calla
 def _judge(
     store: Store, plan: Plan, task: GoldenTask, result: Mapping[str, Any], made_by: str, say: Callable[[str], None]
 ) -> None:
-    before = store.golden.get(task.key)
+    before = store.golden.get(task.key, {})
     if "numbers" not in result:  # tells nothing about the code: it may be the disk, or a rate too high
         say(f"{task.name}: the golden run failed, {result['error']}")
         store.golden.setdefault(task.key, {"digest": "", "hash": "failed", "numbers": {}})
         return
     numbers = compact(result["numbers"])
-    change = difference(before["numbers"], numbers) if before else None
-    if before and change is None:
+    known = before.get("numbers")  # none where it has only failed so far
+    change = difference(known, numbers) if known else None
+    if known and change is None:
         store.golden[task.key] = {**before, "digest": made_by}  # the first numbers stay, so that no drift adds up
         return
     store.golden[task.key] = {"digest": made_by, "hash": digest(numbers), "numbers": numbers}
@@ -62,7 +63,8 @@ def _judge(
     lines = [line for line in plan.lines if line.golden == task.key]
     stale = {cell.key for line in lines for cell in line.cells if store.state(line, cell)[0] == "stale"}
     if stale:
-        say(f"{task.name}: the code gives other numbers now ({change}); {len(stale)} cells are stale and run again")
+        why = f"the code gives other numbers now ({change})" if change else "its golden run had failed"
+        say(f"{task.name}: {why}; {len(stale)} cells are stale and run again")
 
 
 def _task(line: Line, label: int, scratch: Path) -> GoldenTask:

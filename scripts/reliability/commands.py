@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from erase.files import write_text
+from erase.files import SETTLED, write_text
 from erase.methods import METHODS
 
-from .processes import ended, start
+from .processes import ended, kill_at, start
 
 TINY_PACK = (
     "vae.steps=12", "vae.channels=[8,8,8]", "dit.steps=12", "dit.layers=2", "dit.width=32", "dit.heads=2",
@@ -28,6 +31,9 @@ SHORT = [
     "ltu-shared", "random_label-shared", "random_label-dual", "finetune-shared", "retrain-shared",
 ]  # fmt: skip
 OTHERS = ["pretrain", "sample", "fid", "table"]
+WRITERS = ["sfron-dual", "retrain-shared", "pretrain", *OTHERS[1:3], "score", "report", "grid", "convert"]
+WRITERS += ["continued", "force", "table"]  # of files that are replaced
+ON_A_RUN = {"score": "finished", "report": "finished", "grid": "finished", "force": "finished", "continued": "stopped"}
 LONG = ["sfron-dual", "salun-dual", "eupmu-shared", "surgery-dual_plus"]
 
 
@@ -39,6 +45,7 @@ class Commands:
         self.table = scratch / "tiny" / "table.yaml"
         if not (self.pack / "erase.json").is_file():
             self._make(scratch)
+        self.runs = scratch / "tiny"
         self._write_table()
 
     def _make(self, scratch: Path) -> None:
@@ -51,11 +58,30 @@ class Commands:
         words = ("pretrain", "--data", str(self.images), "-o", str(self.pack), *TINY_PACK)
         assert ended(start(words, scratch / "tiny", scratch / "tiny" / "cache"))[0] == 0
 
+    def prepare(self, name: str, home: Path) -> None:
+        """What the command finds in its folder: for some a run, of which nothing may be left when it is redone."""
+        if name in ON_A_RUN:
+            shutil.copytree(self._run(ON_A_RUN[name]) / "out", home / "out")
+            if name == "force":
+                (home / "out" / "of-the-old-run").write_text("")
+            time.sleep(SETTLED / 1e9)  # the digests of younger files are not written down
+
+    def _run(self, state: str) -> Path:
+        """A run that is finished, or that was killed with steps behind its last state."""
+        home = self.runs / state
+        if not (home / "made").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            third = None if state == "finished" else lambda: kill_at(("state.save_state", ""), "before", 2)
+            code, _ = ended(start(self.words("sfron-dual"), home, home / "cache", third))
+            assert code == (0 if third is None else -signal.SIGKILL), (home / "log").read_text()[-2000:]
+            (home / "made").write_text("")
+        return home
+
     def _write_table(self) -> None:
         settings = {key: value for key, _, value in (word.partition("=") for word in TINY_RUN)}
         lines = [f"model: {self.pack}", "classes: [1]", "seeds: [0, 1]", "set:"]
         lines += [f"  {key}: {value}" for key, value in settings.items() if not key.startswith("runtime")]
-        lines += ["rows:", "  - {method: ga, optimizer: shared}"]
+        lines += ["  runtime.threads: 1", "rows:", "  - {method: ga, optimizer: shared}"]
         write_text(self.table, "\n".join(lines) + "\n")
 
     def words(self, name: str, long: bool = False) -> tuple[str, ...]:
@@ -74,7 +100,17 @@ class Commands:
                 str(self.pack),
                 "-o",
                 "out/f.jsonl",
+                "--save-reference",
+                "out/reference.safetensors",
             )
+        if name in ("score", "report"):
+            return (name, "out")
+        if name == "grid":
+            return ("grid", "out", "-o", "out/both.png")
+        if name == "convert":
+            return ("convert", str(self.pack), "out/dit.pt", "--allow-difference")
+        if name in ("force", "continued"):
+            return (*self.words("sfron-dual"), *(["--force"] if name == "force" else []))
         if name == "table":
             return ("table", str(self.table), "-o", "out", "--jobs", "1", "--keep", "all")
         method, policy = name.split("-")

@@ -15,8 +15,8 @@ TIMES = {"seconds", "peak_memory", "versions"}
 
 
 def content(folder: Path) -> dict[str, str]:
-    """A digest of every file that a command leaves, without its times."""
-    found = {}
+    """A digest of every file that a command leaves, without its times, and what it leaves beside its folder."""
+    found = {f"beside: {path.name}": "" for path in folder.parent.glob(f".{folder.name}.*")}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if not path.is_file() or name.endswith((".log", ".golden")) or path.name == "golden.json":
@@ -24,12 +24,22 @@ def content(folder: Path) -> dict[str, str]:
         data = path.read_bytes()
         if path.name == "results.json":
             data = json.dumps(_timeless(json.loads(data))).encode()
-        elif path.name in ("f.jsonl", "cells.jsonl"):
+        elif path.suffix == ".safetensors":
+            length = 8 + int.from_bytes(data[:8], "little")  # the library writes metadata in any order
+            data = json.dumps(json.loads(data[8:length]), sort_keys=True).encode() + data[length:]
+        elif path.name == "f.jsonl":
             data = json.dumps([_timeless(json.loads(line)) for line in data.splitlines()]).encode()
+        elif path.name == "cells.jsonl":
+            data = json.dumps(_cells([json.loads(line) for line in data.splitlines()])).encode()
         elif path.parent == folder and path.name.startswith("table."):
             continue  # the rendered table shows times
         found[name] = hashlib.sha256(data).hexdigest()[:16]
     return found
+
+
+def _cells(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each cell's last entry: one whose process was killed has another before it, which says so."""
+    return {entry["key"]: _timeless(entry) for entry in entries}
 
 
 def _timeless(value: dict[str, Any]) -> dict[str, Any]:
@@ -44,10 +54,9 @@ def unreadable(*folders: Path) -> list[str]:
             continue
         try:
             _parse(path)
-        except FileNotFoundError:
-            continue  # it went between two looks
         except Exception as error:
-            bad.append(f"{path}: {error}")
+            if path.exists():  # else it went between two looks
+                bad.append(f"{path}: {error}")
     return bad
 
 

@@ -6,6 +6,8 @@ import os
 
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
+import itertools
+import json
 import signal
 import sys
 import time
@@ -18,9 +20,18 @@ import erase.cli
 import erase.evaluation
 import erase.fidelity
 import erase.pretraining
+import erase.report.command
+import erase.report.compare
+import erase.report.page
 import erase.samples
+import erase.table.pool
 import erase.table.run
 import erase.table.warm
+
+PACKAGE = os.path.join(os.path.dirname(erase.cli.__file__), "")
+ORDERS = "ERASE_TRIAL"  # what a process of a table is to do at its replacements
+Site = tuple[str, str]  # module and function, and the lines that tell two replacements of one function apart
+_child = erase.table.pool._child
 
 
 def start(words: Sequence[str], home: Path, cache: Path, prepare: Callable[[], None] | None = None) -> int:
@@ -70,38 +81,71 @@ def signalled(process: int, after: float, number: int) -> int | None:
     return None
 
 
-def _patched(change: Callable[[Callable[..., None]], Callable[..., None]]) -> None:
-    os.replace = change(os.replace)  # type: ignore[assignment]
-
-
 def record_sites(path: Path) -> None:
-    """Writes down who calls each replacement, in this process."""
+    """Writes down who calls each replacement, in this process and in those that a table starts."""
 
-    def change(real: Callable[..., None]) -> Callable[..., None]:
-        def replace(source: Any, target: Any) -> None:
-            frames = [f for f in traceback.extract_stack() if "/erase/" in f.filename and "files.py" not in f.filename]
-            with path.open("a") as file:
-                file.write(f"{Path(frames[-1].filename).stem}.{frames[-1].name}\n")
-            real(source, target)
-
-        return replace
-
-    _patched(change)
+    _record(path, "")
+    _order({"record": str(path)})
 
 
-def kill_at(number: int, moment: str) -> None:
-    """This process kills itself just before or after its replacement of this number."""
-    count = iter(range(1 << 30))
+def _record(path: Path, who: str) -> None:
+    real = os.replace
 
-    def change(real: Callable[..., None]) -> Callable[..., None]:
-        def replace(source: Any, target: Any) -> None:
-            mine = next(count) == number
-            if mine and moment == "before":
-                os.kill(os.getpid(), signal.SIGKILL)
-            real(source, target)
-            if mine:
-                os.kill(os.getpid(), signal.SIGKILL)
+    def replace(source: Any, target: Any) -> None:
+        with path.open("a") as file:
+            file.write(who + "\t".join(_site()) + "\n")
+        real(source, target)
 
-        return replace
+    os.replace = replace  # type: ignore[assignment]
 
-    _patched(change)
+
+def kill_at(site: Site, moment: str, number: int = 0, mark: Path | None = None) -> None:
+    """This process kills itself just ``before`` or ``after`` its replacement of this number at this site.
+
+    Of a table's site that begins with ``cell`` or ``golden``, the first process of this kind that it starts does.
+    ``mark``: the file that says that one has.
+    """
+    name, lines = site
+    kind, _, bare = name.rpartition(" ")
+    if kind:
+        _order({"kill": [bare, lines], "of": kind, "moment": moment, "mark": os.path.abspath("killed")})
+        return
+    real, count = os.replace, itertools.count()
+
+    def replace(source: Any, target: Any) -> None:
+        found, at = _site()
+        mine = found == name and lines in ("", at) and next(count) == number and not (mark and mark.exists())
+        if mine and mark:
+            mark.touch()
+        if mine and moment == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(source, target)
+        if mine:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = replace  # type: ignore[assignment]
+
+
+def child(*given: Any) -> None:
+    """A table's process, under the orders that its parent was given."""
+    orders, kind = json.loads(os.environ[ORDERS]), given[1].__name__.removeprefix("do_")
+    if "record" in orders:
+        _record(Path(orders["record"]), f"{kind} ")
+    elif orders["of"] == kind:
+        kill_at(tuple(orders["kill"]), orders["moment"], mark=Path(orders["mark"]))
+    _child(*given)
+
+
+def _order(orders: dict[str, Any]) -> None:
+    os.environ[ORDERS] = json.dumps(orders)
+    erase.table.pool._child = child
+
+
+def _site() -> Site:
+    frames = [
+        (frame.f_code.co_filename, frame.f_code.co_name, line)
+        for frame, line in traceback.walk_stack(None)
+        if frame.f_code.co_filename.startswith(PACKAGE)
+    ]
+    path, name, line = next(frame for frame in frames if frame[0] != os.path.join(PACKAGE, "files.py"))
+    return f"{Path(path).stem}.{name}", f"{line}:{frames[0][2]}"

@@ -8,22 +8,19 @@ import platform
 import random
 import shutil
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from erase.files import read_json, write_json, write_text
+from erase.files import read_json, write_json
 
 from .commands import Commands
 from .content import content, phase, unreadable
-from .processes import ended, kill_at, record_sites, signalled, start
+from .processes import Site, ended, kill_at, record_sites, signalled, start
 
-KINDS = {
-    "long": "killed (SIGKILL), digits preset", "short": "killed (SIGKILL), short", "signals": "SIGTERM or SIGINT",
-    "writes": "killed before or after a file replacement", "two": "two processes on one folder",
-    "watch": "every file read while it runs",
-}  # fmt: skip
+LAST = "unlearning.finish"  # of a run's replacements, tried again where a run is part of something else
 
 
 class Trials:
@@ -33,12 +30,14 @@ class Trials:
         self.output, self.scratch, self.commands = output, scratch, Commands(scratch)
         self.record: dict[str, Any] = read_json(output) if output.is_file() else {"trials": {}}
         self.whole: dict[str, tuple[dict[str, str], float]] = {}
+        self.code = code()
 
     def reference(self, name: str, long: bool) -> tuple[dict[str, str], float]:
         key = f"{'long-' if long else ''}{name}"
         if key not in self.whole:
             home = self.scratch / "whole" / key
             shutil.rmtree(home, ignore_errors=True)
+            self.commands.prepare(name, home)
             code, seconds = ended(start(self.commands.words(name, long), home, home / "cache"))
             assert code == 0, (home / "log").read_text()[-2000:]
             self.whole[key] = content(home / "out"), seconds
@@ -50,13 +49,12 @@ class Trials:
             return
         home = self.scratch / "trials" / key.replace("/", "_")
         shutil.rmtree(home, ignore_errors=True)
-        result = body(home)
+        result = {**body(home), "of": self.code}
         self.record["trials"][key] = result
         self.record["machine"] = (
             f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, fp32 on the CPU"
         )
         write_json(self.output, self.record)
-        write_text(self.output.with_suffix(".md"), table_of(self.record))
         print(key, json.dumps(result), flush=True)
         if result["identical"] and not result.get("unreadable"):
             shutil.rmtree(home)
@@ -64,7 +62,8 @@ class Trials:
     def judge(self, name: str, long: bool, home: Path, about: dict[str, Any]) -> dict[str, Any]:
         """Continues to the end, and compares."""
         code, _ = ended(start(self.commands.words(name, long), home, home / "cache"))
-        found, wanted = content(home / "out") if code == 0 else {}, self.reference(name, long)[0]
+        done = code == 0 or (name == "convert" and code == 2)  # which refuses a file that is there, and so whole
+        found, wanted = content(home / "out") if done else {}, self.reference(name, long)[0]
         different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
         return {"command": name, **about, "code": code, "identical": not different, "different": different[:5]}
 
@@ -99,31 +98,44 @@ class Trials:
 
         self.trial(key, body)
 
-    def sites(self, name: str) -> list[tuple[str, int]]:
-        """Every place in the code that replaces a file, with the number of its first replacement."""
+    def sites(self, name: str) -> list[Site]:
+        """Every place in the code that replaces a file, in the order of their first replacements."""
         home = self.scratch / "sites"
         shutil.rmtree(home, ignore_errors=True)
+        self.commands.prepare(name, home)
         code, _ = ended(start(self.commands.words(name), home, home / "cache", lambda: record_sites(home / "sites")))
         assert code == 0, (home / "log").read_text()[-2000:]
-        found: dict[str, int] = {}
-        for number, site in enumerate((home / "sites").read_text().splitlines()):
-            found.setdefault(site, number)
-        return list(found.items())
+        lines = [line.split("\t") for line in dict.fromkeys((home / "sites").read_text().splitlines())]
+        return [(place, at) for place, at in lines]
 
-    def writes(self, name: str) -> None:
-        for site, number in self.sites(name):
-            for moment in ("before", "after"):
+    def writes(self, name: str, known: set[Site]) -> None:
+        """Each place but those that are ``known``, to which they are added; in a table's cells, which are runs, those
+        of no run."""
+        count: Counter[str] = Counter()
+        for place, lines in self.sites(name):
+            bare = (place.rpartition(" ")[2], lines)
+            again = bare[0] != LAST and (bare in known or (place != bare[0] and not bare[0].startswith("work.")))
+            known.add(bare)
+            count[place] += 1
+            label = place if count[place] == 1 else f"{place} {count[place]}"
+            for moment in () if again else ("before", "after"):
 
-                def body(home: Path, number: int = number, moment: str = moment) -> dict[str, Any]:
+                def body(home: Path, site: Site = (place, lines), moment: str = moment) -> dict[str, Any]:
+                    self.commands.prepare(name, home)
                     words = self.commands.words(name)
-                    code, _ = ended(start(words, home, home / "cache", lambda: kill_at(number, moment)))
-                    about = {"killed in": [moment], "codes": [code], "as told": code == -signal.SIGKILL}
+                    code, _ = ended(start(words, home, home / "cache", lambda: kill_at(site, moment)))
+                    told = code == -signal.SIGKILL
+                    if " " in site[0]:  # the table goes on, and says so
+                        failed = (0, "the golden run failed") if site[0].startswith("golden ") else (1, "cells failed")
+                        told = code == failed[0] and failed[1] in (home / "log").read_text()
+                    about = {"killed in": [moment], "codes": [code], "as told": told}
                     return self.judge(name, False, home, {**about, "unreadable": unreadable(home)})
 
-                self.trial(f"writes/{name}/{site}/{moment}", body)
+                self.trial(f"writes/{name}/{label}/{moment}", body)
 
     def two(self, key: str, name: str) -> None:
         def body(home: Path) -> dict[str, Any]:
+            self.commands.prepare(name, home)
             words = self.commands.words(name)
             pair = [start(words, home, home / "cache") for _ in range(2)]
             codes = sorted(ended(process)[0] for process in pair)
@@ -145,14 +157,11 @@ class Trials:
         self.trial(key, body)
 
 
-def table_of(record: dict[str, Any]) -> str:
-    """Trials, ends that are bit-identical, unreadable files and where they were stopped, by kind."""
-    lines = ["| what | trials | end bit-identical | as told | unreadable files | stopped in |", "|" + "---|" * 6]
-    for kind, title in KINDS.items():
-        rows = [row for key, row in record["trials"].items() if key.startswith(f"{kind}/")]
-        places = Counter(place for row in rows for place in row.get("killed in", []))
-        shown = ", ".join(f"{place} {count}" for place, count in places.most_common())
-        sums = [sum(bool(row[name]) for row in rows) for name in ("identical", "as told")]
-        bad = sum(len(row.get("unreadable", [])) for row in rows)
-        lines.append(f"| {title} | {len(rows)} | {sums[0]} | {sums[1]} | {bad} | {shown} |")
-    return "\n".join(lines) + "\n"
+def code() -> str:
+    """The last commit that changed the package, marked if it has changed since."""
+    root = Path(__file__).parents[2]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words, "--", "erase"], cwd=root, capture_output=True, text=True).stdout.strip()
+
+    return git("log", "-1", "--format=%h") + ("+" if git("status", "--porcelain") else "")
