@@ -22,7 +22,7 @@ from erase.data.latents import LatentSet
 from erase.data.moments import SHARD, CachedMoments
 from erase.data.split import Split
 from erase.diffusion import Schedule
-from erase.files import read_tensors, write_tensors
+from erase.files import read_json, read_tensors, write_json, write_tensors
 from erase.model import Model, new_transformer
 from erase.sampling import sample_folder
 from erase.task import DiffusionTask
@@ -152,14 +152,20 @@ def run(bench: Bench) -> list[dict[str, Any]]:
     axes, latents = AXES[bench.kind], bench.work / "latents"
     shards(latents, axes["retain_images"][-1], bench.model.latent_shape)
     measure, repeats = (point, 1) if bench.kind == "tiny" else (fresh, min(3, bench.size.repeats))
-    seen: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for _ in range(repeats):  # all points in turn, then again
-        for axis, values in axes.items():
-            for value in values:
-                given = {"axis": axis, "value": value, "kind": bench.kind, "device": str(bench.device)}
-                seen.setdefault((axis, value), []).append(measure({**given, "latents": str(latents)}))
+    held = read_json(bench.part) if bench.part is not None and bench.part.is_file() else {}
+    points = [(axis, value) for axis, values in axes.items() for value in values]
+    for number in range(repeats):  # all points in turn, then again
+        for axis, value in points:
+            found = held.setdefault(f"{axis} {value}", [])
+            if len(found) > number:  # measured before a stop
+                continue
+            given = {"axis": axis, "value": value, "kind": bench.kind, "device": str(bench.device)}
+            found.append(measure({**given, "latents": str(latents)}))
+            if bench.part is not None:
+                write_json(bench.part, held)
     rows: list[dict[str, Any]] = []
-    for (axis, value), found in seen.items():
+    for axis, value in points:
+        found = held[f"{axis} {value}"]
         row = {"axis": axis, "value": value, "repeats": len(found)}
         row |= {key: _median([one[key] for one in found]) for key in found[0]}
         first = next((other for other in rows if other["axis"] == axis), row)
