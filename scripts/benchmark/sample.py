@@ -104,8 +104,7 @@ def to_files(bench: Bench, stock: Any) -> dict[str, Any]:
                 Image.fromarray(image).save(path)
 
     count = config.per_class * len(classes)
-    repeats = min(3, bench.size.repeats)
-    times = in_turns({"erase": ours, "stock": theirs}, repeats, warm=0)
+    times = in_turns({"erase": ours, "stock": theirs}, bench.size.repeats)
     first, second = (bench.work / f"{side}-1" for side in ("erase", "stock"))
     names = sorted(path.relative_to(first) for path in first.rglob("*.png"))
     levels = max(int(np.abs(_pixels(first / name) - _pixels(second / name)).max()) for name in names)
