@@ -69,7 +69,7 @@ def in_memory(bench: Bench, stock: Any, count: int, wanted: bool = False) -> dic
     if bench.device.type == "cuda":
         row["aim"] = 1.2
     torch.compiler.reset()
-    with compiled(bench.model.transformer, wanted):
+    with compiled(bench.model.transformer, wanted, drawing=True):
         begin = time.perf_counter()
         ours()
         warm = time.perf_counter() - begin
