@@ -19,21 +19,21 @@ Values = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of one side's batch that go through the module together. ``idle``: they are another process's."""
+    """Rows of the batches, by side, that share a backward pass. ``idle``: they are another process's."""
 
-    side: str
-    rows: slice
+    rows: Mapping[str, slice]
     idle: bool = False
 
     def __len__(self) -> int:
-        return 0 if self.idle else self.rows.stop - self.rows.start
+        return 0 if self.idle else sum(rows.stop - rows.start for rows in self.rows.values())
 
 
 class Backward:
     """Leaves the (edited) gradient of a method's objective in ``.grad``.
 
     At most ``micro_batch`` samples go through the module at once, and fewer once memory did not hold them. Several
-    processes share the samples of each batch, and all end with the same gradient.
+    processes share the samples of each batch, and all end with the same gradient. It is added up part by part: two
+    processes end with the bits of one that takes each batch in two parts.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Backward:
     ) -> None:
         self.accelerator, self.method, self.parameters = accelerator, method, parameters
         self.room = Room("training", micro_batch, "runtime.micro_batch")
+        self.cut = 1  # this process's parts of the last batches
 
     def __call__(
         self,
@@ -65,7 +66,7 @@ class Backward:
             for parameter in self.parameters.values():
                 parameter.grad = None
             parts = _parts(batches, size)
-            fits = len(parts) == len(batches) and sum(map(len, parts)) <= size
+            self.cut, fits = len(parts), len(parts) == 1
             if fits and processes.count() == 1:
                 return self._at_once(batches, weight, whole)
             if mean:
@@ -79,11 +80,11 @@ class Backward:
 
     @torch.no_grad()
     def evaluate(self, side: str, batch: Batch) -> torch.Tensor:
-        """The loss of one side's batch, without gradient."""
+        """The loss of one side's batch, without gradient; in the parts of the gradient before, which round alike."""
         batches = {side: batch}
 
         def attempt(size: int) -> torch.Tensor:
-            parts = _parts(batches, size)
+            parts = _parts(batches, size, self.cut)
             with processes.one_memory():
                 found = [self._values(batches, part) for part in parts]
             values = self._whole(batches, parts, found)
@@ -101,19 +102,20 @@ class Backward:
         self.accelerator.backward(loss * weight)
         return values, loss
 
-    def _values(self, batches: Mapping[str, Batch], part: Part) -> torch.Tensor:
+    def _values(self, batches: Mapping[str, Batch], part: Part) -> dict[str, torch.Tensor]:
         with self.accelerator.autocast():
-            return self.method.values(part.side, batches[part.side].part(part.rows))
+            return {side: self.method.values(side, batches[side].part(rows)) for side, rows in part.rows.items()}
 
     def _whole(
-        self, batches: Mapping[str, Batch], parts: Sequence[Part], found: Sequence[torch.Tensor]
+        self, batches: Mapping[str, Batch], parts: Sequence[Part], found: Sequence[Values]
     ) -> dict[str, torch.Tensor]:
         """The values of all samples of each side, from those ``found`` for the parts of each process; detached."""
         device = self.accelerator.device
         values = {side: torch.zeros(len(batch), device=device) for side, batch in batches.items()}
-        for part, value in zip(parts, found, strict=True):
+        for part, pieces in zip(parts, found, strict=True):
             if not part.idle:
-                values[part.side][part.rows] = value.detach().float()
+                for side, value in pieces.items():
+                    values[side][part.rows[side]] = value.detach().float()
         processes.sum_(values.values())  # the others' are zeros
         return values
 
@@ -121,15 +123,15 @@ class Backward:
         self, objective: str, batches: Mapping[str, Batch], parts: Sequence[Part], weight: float
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """The values of all samples and their mean loss, whose gradient is added up in ``.grad``."""
-        total = sum(map(len, batches.values()))
+        total = len(batches[objective])
         loss, found = torch.zeros((), device=self.accelerator.device), []
         with processes.one_memory():
             for part in parts:
-                values = self._values(batches, part)
+                values = self._values(batches, part)[objective]
                 with self.accelerator.autocast():
                     piece = self.method.reduce(objective, values) * (len(part) / total)
                 self.accelerator.backward(piece * weight)
-                found.append(values.detach())
+                found.append({objective: values.detach()})
                 loss = loss + piece.detach()
         self._add_up(loss)
         return self._whole(batches, parts, found), loss
@@ -154,8 +156,8 @@ class Backward:
         with processes.one_memory():
             for part, first in zip(parts, found, strict=True):
                 values = first if fits else self._values(batches, part)
-                slope = slopes[part.side][part.rows]
-                self.accelerator.backward((values * (slope * 0 if part.idle else slope)).sum() * weight)
+                pulls = [(value * slopes[side][part.rows[side]]).sum() for side, value in values.items()]
+                self.accelerator.backward(torch.stack(pulls).sum() * (0.0 if part.idle else weight))
         self._add_up()
         return leaves, loss.detach()
 
@@ -169,18 +171,34 @@ def _share(batches: Mapping[str, Batch]) -> int:
     return sum(math.ceil(len(batch) / processes.count()) for batch in batches.values())
 
 
-def _parts(batches: Mapping[str, Batch], size: int) -> list[Part]:
-    """This process's rows of each batch, in parts of at most ``size``.
+def _parts(batches: Mapping[str, Batch], size: int, least: int = 1) -> list[Part]:
+    """This process's rows of the batches, in ``least`` parts or more of at most ``size``, as equal as can be.
 
-    Where there are none it takes one that counts nothing, so that its gradient is of the same form.
+    A part holds a share of each side, or of one where ``size`` is less than a row of each. Where this process has no
+    rows it takes one that counts nothing, so that its gradient is of the same form.
     """
-    parts = []
-    for side, batch in batches.items():
-        rows = processes.my_rows(len(batch))
-        starts = range(rows.start, rows.stop, size)
-        parts += [Part(side, slice(start, min(start + size, rows.stop))) for start in starts]
-        parts += [] if starts else [Part(side, slice(0, 1), idle=True)]
+    if size < len(batches):
+        return [part for side, batch in batches.items() for part in _parts({side: batch}, size, least)]
+    own = {side: processes.my_rows(len(batch)) for side, batch in batches.items()}
+    most = max(rows.stop - rows.start for rows in own.values())
+    if not most:
+        return [Part({next(iter(batches)): slice(0, 1)}, idle=True)]
+    fewest = max(least, math.ceil(sum(rows.stop - rows.start for rows in own.values()) / size))
+    for count in range(min(fewest, most), most + 1):
+        parts = [Part(_share_of(own, number, count)) for number in range(count)]
+        if max(map(len, parts)) <= size:
+            break
     return parts
+
+
+def _share_of(own: Mapping[str, slice], number: int, count: int) -> dict[str, slice]:
+    """Part ``number`` of ``count`` of each of these rows; empty ones are left out."""
+    found = {}
+    for side, rows in own.items():
+        start, stop = (rows.start + (rows.stop - rows.start) * end // count for end in (number, number + 1))
+        if stop > start:
+            found[side] = slice(start, stop)
+    return found
 
 
 class Take:

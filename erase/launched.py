@@ -28,13 +28,26 @@ def be_quiet() -> None:
 
 
 def admit(command: str | None) -> None:
-    """Ends all but the main process of a command that cannot be shared. Raises UserError for ``table``."""
+    """Ends all but the main process of a command that cannot be shared.
+
+    Raises UserError for ``table``, and where a launcher was asked for several processes and started one.
+    """
+    if command in SHARED and _asked_in_vain():
+        raise UserError(
+            "accelerate launch starts one process on a CPU, whatever its --num_processes says; use torchrun "
+            "--nproc_per_node N, or accelerate launch --multi_gpu --num_processes N and runtime.device=cpu"
+        )
     if launched() == 1 or command in SHARED:
         return
     if command == "table":
         raise UserError("erase table starts processes of its own, one a GPU or --jobs N; start it without torchrun")
     if launched_rank():
         sys.exit(0)
+
+
+def _asked_in_vain() -> bool:
+    """accelerate's launcher for one process names a place to meet where it was asked for several."""
+    return {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= set(os.environ) and "WORLD_SIZE" not in os.environ
 
 
 def may_speak() -> bool:

@@ -28,7 +28,7 @@ def original_samples(
     counts = dict.fromkeys(model.classes, sample.per_class) if counts is None else counts
     how = arithmetic(model.device, precision, compile)
     folder = cache_folder("samples", digest(model.key(), list(counts.items()), *how, drawing(sample)))
-    with compiled(model.transformer, compile):
+    with compiled(model.transformer, compile, drawing=True):
         sample_folder(model, folder, sample, counts, "sample original", precision)
     return folder
 

@@ -151,7 +151,7 @@ def forget_classes(
     with timed(seconds, "sample"):
         processes.on_main(lambda: place_originals(original, model, output / "samples", stage.counts))
         folder, precision = output / "samples" / "erased", config.runtime.precision
-        with compiled(model.transformer, config.runtime.compile):
+        with compiled(model.transformer, config.runtime.compile, drawing=True):
             sample_folder(model, folder, config.sample, stage.counts, "sample erased", precision)
 
     check_together()

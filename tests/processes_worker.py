@@ -1,5 +1,6 @@
 """What ``test_processes.py`` does in one process, and torchrun in two: the same work, written to a folder."""
 
+import contextlib
 import json
 import os
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from erase import processes
+from erase import gradient, processes
 from erase.classifier import save_instrument
 from erase.config import RuntimeConfig, SampleConfig
 from erase.data.moments import encode_moments
@@ -29,12 +30,13 @@ SAMPLES = SampleConfig(per_class=5, steps=2, block=2)
 CLASSES = [0, 1, 2]
 ODD = {"forget": {**zoo.SIDE, "batch_size": 7}, "retain": {**zoo.SIDE, "batch_size": 5}}
 TINY = {"forget": {**zoo.SIDE, "batch_size": 1}, "retain": {**zoo.SIDE, "batch_size": 1}}  # one process has no sample
-EXACT = {  # in parts of four samples, which are two processes' shares of a batch of eight
-    "salun-shared": ("salun", "shared", {}),
-    "sfron-dual_plus": ("sfron", "dual_plus", {}),
-    "ga-dual": ("ga", "dual", {"ascent": "adaga"}),
-    "sa-dual_plus": ("sa", "dual_plus", {"strength": 0.0}),
-    "surgery-dual_plus": ("surgery", "dual_plus", {}),
+EXACT = {  # in two parts, which are two processes' shares of a batch; dual_plus magnifies whatever differs
+    **{f"{name}-{p}": (name, p, {}, 4, {}) for name in METHODS for p in ["dual_plus"] if (name, p) in zoo.PAIRS},
+    **{f"{name}-shared": (name, "shared", {}, 4, {}) for name in ("finetune", "retrain")},
+    "eupmu": ("eupmu", "shared", {}, 8, {"finish": 0}),  # both batches go through at once; the last rounds know one
+    "eupmu-odd": ("eupmu", "shared", {}, 8, {**ODD, "finish": 0}),
+    "adaga": ("ga", "dual", {"ascent": "adaga"}, 4, ODD),
+    "ltu-dual_plus": ("ltu", "dual_plus", {}, None, {}),
 }
 DOUBLE = {
     **{f"{name}-{policy}": (name, policy, {}, {}) for name, policy in zoo.PAIRS},
@@ -63,9 +65,12 @@ def in_double(make):
 
 def train(out):
     make = zoo.make_model
-    for case, (name, policy, options) in EXACT.items():
-        before, after = zoo.go(out / "exact" / case, name, policy, options=options, micro_batch=4)
+    os.environ["ERASE_CACHE"] = str(out / "exact" / "cache")
+    for case, (name, policy, options, micro, plan) in EXACT.items():
+        with in_two_parts() if micro is None and processes.count() == 1 else contextlib.nullcontext():
+            before, after = zoo.go(out / "exact" / case, name, policy, options=options, micro_batch=micro, **plan)
         keep(out / "exact" / f"{case}.safetensors", before, after)
+    os.environ["ERASE_CACHE"] = str(out / "cache")
     zoo.make_model = in_double(make)
     try:
         for case, (name, policy, options, plan) in DOUBLE.items():
@@ -74,6 +79,16 @@ def train(out):
         return unsummed(out)
     finally:
         zoo.make_model = make
+
+
+@contextlib.contextmanager
+def in_two_parts():
+    """ltu's batches are not all of one size: no micro-batch cuts each of them into two."""
+    whole, gradient._parts = gradient._parts, lambda batches, size, least=1: whole(batches, size, max(2, least))
+    try:
+        yield
+    finally:
+        gradient._parts = whole
 
 
 def keep(path, before, after):

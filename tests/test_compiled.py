@@ -50,6 +50,16 @@ def test_blocks_are_compiled_inside_the_context_alone_and_names_stay(tiny, calls
     assert len(calls) == 2
 
 
+def test_to_draw_on_a_cpu_the_whole_is_compiled_as_one(tiny, calls):
+    batch = make_batch(2)
+    plain = task_of(tiny).loss(batch)
+    with compiled(tiny, True, drawing=True):
+        assert is_compiled(tiny)
+        assert torch.equal(task_of(tiny).loss(batch), plain)
+        assert len(calls) == 1
+    assert not is_compiled(tiny)
+
+
 def test_the_warm_up_is_said_in_one_line(tiny, calls, capsys):
     with compiled(tiny, False):
         pass

@@ -1,5 +1,7 @@
 """What a command makes of a launcher."""
 
+from contextlib import nullcontext
+
 import pytest
 
 from erase import launched
@@ -40,6 +42,22 @@ def test_a_table_starts_its_own(monkeypatch):
     as_one_of_two(monkeypatch, 0)
     with pytest.raises(UserError, match="start it without torchrun"):
         launched.admit("table")
+
+
+@pytest.mark.parametrize(("asked", "started"), [(2, None), (1, None), (2, 2)])
+def test_one_process_in_the_place_of_several_is_refused(monkeypatch, asked, started):
+    """The environments that accelerate launch makes: with --cpu, and with --multi_gpu, which is torchrun."""
+    for name in ("WORLD_SIZE", "RANK", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    if asked > 1:
+        monkeypatch.setenv("MASTER_PORT", "29500")
+    if started:
+        monkeypatch.setenv("WORLD_SIZE", str(started))
+    launched.admit("methods")
+    lost = pytest.raises(UserError, match="starts one process") if (asked, started) == (2, None) else nullcontext()
+    with lost:
+        launched.admit("run")
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,18 @@ ROOT = Path(__file__).parents[1]
 
 def torchrun(*words, cwd, n=2, **env):
     """``n`` processes of a module, as a user starts them."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n), "-m", *words]
+    return launch("torch.distributed.run", "--standalone", "--nproc_per_node", str(n), "-m", *words, cwd=cwd, **env)
+
+
+def accelerate(*words, cwd, n=2, **env):
+    """The same by accelerate, with its answers for several processes and no GPU."""
+    answers = ("--num_machines=1", "--main_process_port=0", "--mixed_precision=no", "--dynamo_backend=no")
+    several = ("--multi_gpu", f"--num_processes={n}")
+    return launch("accelerate.commands.launch", *several, *answers, "-m", *words, cwd=cwd, **env)
+
+
+def launch(*words, cwd, **env):
+    command = [sys.executable, "-m", *words]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **env}
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=600)
@@ -32,6 +44,8 @@ def pair(tmp_path_factory):
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count('"rank"') == 2
     threads, cache = torch.get_num_threads(), os.environ["ERASE_CACHE"]
+    kept = Path("exact/cache/precomputed")  # two processes add up a Fisher diagonal in another order than one
+    shutil.copytree(two / kept, one / kept)
     try:
         worker.work(one)
     finally:

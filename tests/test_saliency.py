@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from erase.diffusion import Schedule
-from erase.saliency import fisher_by_loop, fisher_diagonal, ratio_mask, selected_share
+from erase.saliency import apply_mask, fisher_by_loop, fisher_diagonal, ratio_mask, selected_share, with_masks
 from erase.task import DiffusionTask
 
 from .helpers import make_batch, make_transformer, same, weights_of
@@ -224,3 +224,16 @@ def test_mask_keeps_what_matters_more_to_the_forget_set():
 def test_selected_share_counts_weights_not_tensors():
     masks = {"a": torch.tensor([True, False, False]), "b": torch.tensor([True])}
     assert selected_share(masks) == 0.5
+
+
+def test_a_mask_of_numbers_multiplies_to_the_bits_of_bools():
+    weight = torch.nn.Parameter(torch.zeros(1000))
+    gradient = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    gradient[:2] = torch.tensor([-0.0, float("inf")])
+    mask = torch.arange(1000) % 3 != 0
+    mask[:2] = True
+    weight.grad = gradient.clone()
+    pairs = with_masks({"w": weight}, {"w": mask})
+    apply_mask(pairs)
+    assert torch.equal(weight.grad.view(torch.int32), (gradient * mask).view(torch.int32))
+    assert pairs[0][1].dtype == torch.float32

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..config import setting
-from ..saliency import apply_mask, mean_gradient, top_share_mask
+from ..saliency import apply_mask, mean_gradient, top_share_mask, with_masks
 from . import base, random_label
 
 
@@ -52,7 +52,7 @@ class SalUn(random_label.RandomLabel):
         return top_share_mask({name: g.abs() for name, g in gradient.items()}, self.options.share)
 
     def start(self, precomputed: base.Tensors, parameters: Mapping[str, torch.nn.Parameter], seed: int = 0) -> None:
-        self.masked = [(p, precomputed[name].to(p.device)) for name, p in parameters.items()]
+        self.masked = with_masks(parameters, precomputed)
 
     def edit_gradients(self, objective: str, weight: float = 1.0) -> None:
         if objective == "forget" or self.options.mask_retain:

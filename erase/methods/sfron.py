@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..config import setting
-from ..saliency import apply_mask, fisher_diagonal, ratio_mask
+from ..saliency import apply_mask, fisher_diagonal, ratio_mask, with_masks
 from . import base, ga
 
 
@@ -42,7 +42,7 @@ class SFRon(ga.GradientAscent):
         forget = {name: precomputed[f"forget/{name}"] for name in parameters}
         retain = {name: precomputed[f"retain/{name}"] for name in parameters}
         mask = ratio_mask(forget, retain, self.options.gamma)  # S = 1(F_f >= gamma F_r)
-        self.masked = [(p, mask[name].to(p.device)) for name, p in parameters.items()]
+        self.masked = with_masks(parameters, mask)
 
     def edit_gradients(self, objective: str, weight: float = 1.0) -> None:
         if objective == "forget":

@@ -3,7 +3,8 @@
     python -m scripts.benchmark [--only step,published,...] [--device cpu|cuda] [--output docs/results] [--again]
 
 Each section's figures go to ``benchmark-SECTION.json`` when it is done (``-cuda`` on a GPU), all that are there to
-``benchmark.md``. Run it again to continue: a section that is there is not measured again unless ``--again`` says so.
+``benchmark.md``. Run it again to continue: a section that is there is not measured again unless ``--again`` says so,
+and ``growth`` goes on with the points that are not there.
 Everything is a ratio of two sides measured in turns in one run; on a CPU one thread is used. Nothing is downloaded.
 """
 
@@ -30,12 +31,14 @@ SECTIONS = ("step", "published", "fisher", "sample", "compile", "fid", "growth")
 QUICK = tuple(name for name in SECTIONS if name not in ("compile", "fid"))  # these take minutes at any size
 
 
-def measured(section: str, kind: str, device: str, repeats: int | None = None) -> dict[str, Any]:
+def measured(
+    section: str, kind: str, device: str, repeats: int | None = None, part: Path | None = None
+) -> dict[str, Any]:
     """One section's figures and what they were measured on."""
     module = importlib.import_module(f".{section}", __package__)
     before = round(os.getloadavg()[0], 2)
     with tempfile.TemporaryDirectory() as work:
-        rows = module.run(Bench(kind, device, Path(work), repeats))
+        rows = module.run(Bench(kind, device, Path(work), repeats, part))
     load = [before, round(os.getloadavg()[0], 2)]
     return {
         "version": 1, "section": section, "size": SIZES[kind].name, "hardware": hardware(torch.device(device)),
@@ -81,9 +84,10 @@ def main(words: list[str] | None = None) -> None:
         if name == "fid":
             fid.measure(files[name])
             continue
-        content = measured(name, kind, asked.device, asked.repeats)
-        write_json(files[name], content)
-        for row in content["rows"]:
+        part = files[name].with_suffix(".part.json")
+        write_json(files[name], measured(name, kind, asked.device, asked.repeats, part))
+        part.unlink(missing_ok=True)
+        for row in read_json(files[name])["rows"]:
             print(f"{name}: {row}", file=sys.stderr, flush=True)
     write_page(files, asked.output / f"benchmark{ending}.md")
 

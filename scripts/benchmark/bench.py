@@ -55,10 +55,13 @@ SIZES = {
 
 
 class Bench:
-    """One size on one device. ``work``: a folder for caches and images, which starts empty."""
+    """One size on one device. ``work``: a folder for caches and images, which starts empty. ``part``: the file in
+    which a section of many minutes keeps what it has measured, to continue from."""
 
-    def __init__(self, size: str, device: str, work: Path, repeats: int | None = None) -> None:
-        self.kind, self.device, self.work = size, torch.device(device), work
+    def __init__(
+        self, size: str, device: str, work: Path, repeats: int | None = None, part: Path | None = None
+    ) -> None:
+        self.kind, self.device, self.work, self.part = size, torch.device(device), work, part
         self.size = dataclasses.replace(SIZES[size], repeats=repeats or SIZES[size].repeats)
         os.environ["ERASE_CACHE"] = str(work / "cache")  # cold, and nobody's
 

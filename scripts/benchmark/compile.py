@@ -1,4 +1,4 @@
-"""Sampling with compiled blocks beside the plain stock pipeline."""
+"""Sampling compiled beside the plain stock pipeline."""
 
 from __future__ import annotations
 

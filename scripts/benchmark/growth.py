@@ -22,7 +22,7 @@ from erase.data.latents import LatentSet
 from erase.data.moments import SHARD, CachedMoments
 from erase.data.split import Split
 from erase.diffusion import Schedule
-from erase.files import read_tensors, write_tensors
+from erase.files import read_json, read_tensors, write_json, write_tensors
 from erase.model import Model, new_transformer
 from erase.sampling import sample_folder
 from erase.task import DiffusionTask
@@ -33,7 +33,8 @@ from .timing import synchronise, timed
 NOTES = {
     "point": "a round of sfron under dual (a forget and a retain step) or an image drawn, in a process of its own",
     "memory": "the process's largest resident memory: once the package is imported, and at the end; of a GPU the "
-    "largest that tensors held",
+    "largest that tensors held. Latents are read from mapped files, whose pages count as resident until memory is "
+    "wanted for something else; anonymous memory at the end leaves them out",
     "growth": "against the first row of its axis",
 }
 AXES: dict[str, dict[str, tuple[int, ...]]] = {
@@ -117,7 +118,15 @@ def _figures(taken: list[tuple[float, float]], per: int, before: int) -> dict[st
     wall, cpu = (statistics.median(values) / per for values in zip(*taken, strict=True))
     synchronise()
     gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-    return {"seconds": wall, "cpu_seconds": cpu, "start_bytes": before, "peak_bytes": resident(), "gpu_peak_bytes": gpu}
+    memory = {"start_bytes": before, "peak_bytes": resident(), "end_anonymous_bytes": anonymous()}
+    return {"seconds": wall, "cpu_seconds": cpu, **memory, "gpu_peak_bytes": gpu}
+
+
+def anonymous() -> int | None:
+    """Memory of this process that no file backs, where Linux says it."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), None)
 
 
 def resident() -> int:
@@ -152,18 +161,24 @@ def run(bench: Bench) -> list[dict[str, Any]]:
     axes, latents = AXES[bench.kind], bench.work / "latents"
     shards(latents, axes["retain_images"][-1], bench.model.latent_shape)
     measure, repeats = (point, 1) if bench.kind == "tiny" else (fresh, min(3, bench.size.repeats))
-    seen: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for _ in range(repeats):  # all points in turn, then again
-        for axis, values in axes.items():
-            for value in values:
-                given = {"axis": axis, "value": value, "kind": bench.kind, "device": str(bench.device)}
-                seen.setdefault((axis, value), []).append(measure({**given, "latents": str(latents)}))
+    held = read_json(bench.part) if bench.part is not None and bench.part.is_file() else {}
+    points = [(axis, value) for axis, values in axes.items() for value in values]
+    for number in range(repeats):  # all points in turn, then again
+        for axis, value in points:
+            found = held.setdefault(f"{axis} {value}", [])
+            if len(found) > number:  # measured before a stop
+                continue
+            given = {"axis": axis, "value": value, "kind": bench.kind, "device": str(bench.device)}
+            found.append(measure({**given, "latents": str(latents)}))
+            if bench.part is not None:
+                write_json(bench.part, held)
     rows: list[dict[str, Any]] = []
-    for (axis, value), found in seen.items():
+    for axis, value in points:
+        found = held[f"{axis} {value}"]
         row = {"axis": axis, "value": value, "repeats": len(found)}
         row |= {key: _median([one[key] for one in found]) for key in found[0]}
         first = next((other for other in rows if other["axis"] == axis), row)
-        names = ("weights", "seconds", "cpu_seconds", "peak_bytes")
+        names = ("weights", "seconds", "cpu_seconds", "peak_bytes", "end_anonymous_bytes")
         row["growth"] = {name: row[name] / first[name] for name in names if row.get(name)}
         rows.append(row)
     return rows

@@ -69,7 +69,7 @@ def in_memory(bench: Bench, stock: Any, count: int, wanted: bool = False) -> dic
     if bench.device.type == "cuda":
         row["aim"] = 1.2
     torch.compiler.reset()
-    with compiled(bench.model.transformer, wanted):
+    with compiled(bench.model.transformer, wanted, drawing=True):
         begin = time.perf_counter()
         ours()
         warm = time.perf_counter() - begin
@@ -104,8 +104,7 @@ def to_files(bench: Bench, stock: Any) -> dict[str, Any]:
                 Image.fromarray(image).save(path)
 
     count = config.per_class * len(classes)
-    repeats = min(3, bench.size.repeats)
-    times = in_turns({"erase": ours, "stock": theirs}, repeats, warm=0)
+    times = in_turns({"erase": ours, "stock": theirs}, bench.size.repeats)
     first, second = (bench.work / f"{side}-1" for side in ("erase", "stock"))
     names = sorted(path.relative_to(first) for path in first.rglob("*.png"))
     levels = max(int(np.abs(_pixels(first / name) - _pixels(second / name)).max()) for name in names)

@@ -15,7 +15,7 @@ def markdown(contents: list[dict[str, Any]]) -> str:
         lines += [f"- {name}: {text}" for name, text in content["notes"].items()]
         rows = [_flat(row) for row in content["rows"]]
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        heads = [name.replace("_bytes", " MiB").replace("_", " ") for name in columns]
+        heads = [name.replace("_bytes", "" if name.startswith("growth") else " MiB").replace("_", " ") for name in columns]
         lines += ["", f"| {' | '.join(heads)} |", "|" + " --- |" * len(columns)]
         lines += ["| " + " | ".join(_shown(name, row.get(name)) for name in columns) + " |" for row in rows]
     return "\n".join(lines) + "\n"
@@ -46,7 +46,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 def _shown(name: str, value: Any) -> str:
     if value is None:
         return ""
-    if name.endswith("_bytes"):
+    if name.endswith("_bytes") and not name.startswith("growth"):
         return f"{value / 2**20:.0f}"
     if isinstance(value, list):
         return ", ".join(_shown(name, item) for item in value)

@@ -1,11 +1,11 @@
-"""``torchrun -m erase run``: the whole flow in two processes, and one of them killed on the way."""
+"""``torchrun -m erase run``: the whole flow in two processes, and one of them killed on the way; and by accelerate."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from ..test_processes import torchrun
+from ..test_processes import accelerate, torchrun
 from .conftest import quick
 
 WORDS = (
@@ -33,16 +33,28 @@ def files(folder: Path) -> dict[Path, bytes]:
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.png")}
 
 
+SAMPLE = (
+    "--per-class", "3", "sample.steps=2", "sample.block=2", "runtime.device=cpu", "runtime.threads=1",
+)  # fmt: skip
+
+
 def test_the_samples_of_a_model_are_the_same_bytes(home: Path) -> None:
-    about = quick(
-        "sample", str(home / "two"), "--output", str(home / "again"), "--per-class", "3", "sample.steps=2",
-        "sample.block=2", "runtime.device=cpu", "runtime.threads=1", cwd=home,
-    )  # fmt: skip
+    about = quick("sample", str(home / "two"), "--output", str(home / "again"), *SAMPLE, cwd=home)
     assert about.returncode == 0, about.stderr
     drawn = files(home / "two" / "samples" / "erased")
     assert len(drawn) == 30
     assert drawn == files(home / "again")
     assert files(home / "one" / "samples" / "original") == files(home / "two" / "samples" / "original")
+
+
+def test_accelerate_starts_two_as_well(home: Path) -> None:
+    words = ("sample", str(home / "two"), "--output", str(home / "accelerated"), "--classes", "3", *SAMPLE)
+    about = accelerate("tests.counted", *words, cwd=home)
+    assert about.returncode == 0, about.stderr
+    assert about.stderr.count("one of 2") == 2
+    drawn = files(home / "accelerated")
+    assert len(drawn) == 3
+    assert drawn.items() <= files(home / "two" / "samples" / "erased").items()
 
 
 def test_the_run_is_that_of_one_process(home: Path) -> None:
