@@ -15,10 +15,15 @@ def markdown(contents: list[dict[str, Any]]) -> str:
         lines += [f"- {name}: {text}" for name, text in content["notes"].items()]
         rows = [_flat(row) for row in content["rows"]]
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        heads = [name.replace("_bytes", "" if name.startswith("growth") else " MiB").replace("_", " ") for name in columns]
+        heads = [_named(name) for name in columns]
         lines += ["", f"| {' | '.join(heads)} |", "|" + " --- |" * len(columns)]
         lines += ["| " + " | ".join(_shown(name, row.get(name)) for name in columns) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def _named(name: str) -> str:
+    unit = "" if name.startswith("growth") else " MiB"  # a growth is a ratio
+    return name.replace("_bytes", unit).replace("_", " ")
 
 
 def _about(content: dict[str, Any]) -> str:
