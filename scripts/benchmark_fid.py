@@ -91,12 +91,12 @@ def compare(root: Path) -> dict[str, object]:
         for save, batch in SETTINGS
     }
     ways[OURS] = ours
+    load = os.getloadavg()[0]  # before our own
     first, second = ours(), theirs(True, 64)  # fills both caches of the reference
     spent: dict[str, list[tuple[float, float]]] = {}
     for _ in range(ROUNDS):
         for label, way in [*ways.items(), (FORWARD, partial(forward, folders))]:
             spent.setdefault(label, []).append(clocked(way))
-    load = os.getloadavg()[0]
     fastest = {label: min(wall for wall, _ in pairs) for label, pairs in spent.items()}
     busy = {label: min(cpu for _, cpu in pairs) for label, pairs in spent.items()}
     best, leanest = (

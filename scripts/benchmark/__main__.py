@@ -42,7 +42,7 @@ def measured(
     load = [before, round(os.getloadavg()[0], 2)]
     return {
         "version": 1, "section": section, "size": SIZES[kind].name, "hardware": hardware(torch.device(device)),
-        "versions": versions(), "threads": torch.get_num_threads(), "load": load, "busy": before > 1,
+        "versions": versions(), "threads": torch.get_num_threads(), "load": load,
         "notes": module.NOTES, "rows": rows,
     }  # fmt: skip
 

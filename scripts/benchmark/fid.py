@@ -28,5 +28,5 @@ def content(found: dict[str, Any]) -> dict[str, Any]:
     return {
         "section": "fid", "size": "the digits classifier", "hardware": {"name": "cpu", "cores": found["cpus"]},
         "versions": found["versions"], "threads": found["threads"], "load": [load, load],
-        "busy": found.get("caveat") is not None, "notes": NOTES, "rows": [row],
+        "notes": NOTES, "rows": [row],
     }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 HIDDEN = ("ratios", "cpu_ratios", "better", "repeats")
+BUSY = 1.5  # the load of others before a measurement
 
 
 def markdown(contents: list[dict[str, Any]]) -> str:
@@ -30,7 +31,9 @@ def _about(content: dict[str, Any]) -> str:
     hardware, versions = content["hardware"], content["versions"]
     on = f"{content['size']}; {hardware['name']}, {hardware['cores']} cores, {content['threads']} thread"
     load = f"load {content['load'][0]} to {content['load'][1]}"
-    busy = " (the machine was busy with other work: CPU seconds are the surer ones)" if content["busy"] else ""
+    busy = (
+        " (the machine was busy with other work: CPU seconds are the surer ones)" if content["load"][0] > BUSY else ""
+    )
     return f"{on}, torch {versions['torch']}; {load}{busy}."
 
 
