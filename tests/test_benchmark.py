@@ -2,11 +2,15 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
-from scripts.benchmark.__main__ import QUICK, SECTIONS, main
+from scripts.benchmark.__main__ import QUICK, SECTIONS, contents, files_in, main
+from scripts.benchmark.table import short
 from scripts.benchmark.timing import Times, in_turns, phases_in_turns
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +130,8 @@ def test_phases_alternate_until_both_sides_have_ended():
     assert set(found) == {"x", "y"}
     assert set(found["x"].wall) == {"a"}
     assert set(found["y"].wall) == {"a", "b"}
+
+
+def test_readme_shows_what_was_measured():
+    shown = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- speed -->\n")[1].split("\n<!-- /speed -->")[0]
+    assert shown == short(contents(files_in(ROOT / "docs" / "results")))

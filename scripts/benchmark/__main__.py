@@ -47,11 +47,14 @@ def measured(
     }  # fmt: skip
 
 
-def write_page(files: dict[str, Path], page: Path) -> None:
+def files_in(folder: Path, ending: str = "") -> dict[str, Path]:
+    return {name: folder / f"benchmark-{name}{ending}.json" for name in SECTIONS}
+
+
+def contents(files: dict[str, Path]) -> list[dict[str, Any]]:
     """All sections that are there."""
     held = {name: read_json(path) for name, path in files.items() if path.is_file()}
-    there = [fid.content(found) if name == "fid" else found for name, found in held.items()]
-    write_text(page, markdown(there))
+    return [fid.content(found) if name == "fid" else found for name, found in held.items()]
 
 
 def main(words: list[str] | None = None) -> None:
@@ -75,9 +78,9 @@ def main(words: list[str] | None = None) -> None:
         torch.set_num_threads(1)
     kind = "tiny" if asked.quick else "xl" if asked.device == "cuda" else "digits"
     ending = "" if asked.device == "cpu" else "-cuda"
-    files = {name: asked.output / f"benchmark-{name}{ending}.json" for name in SECTIONS}
+    files = files_in(asked.output, ending)
     for name in wanted:
-        write_page(files, asked.output / f"benchmark{ending}.md")
+        write_text(asked.output / f"benchmark{ending}.md", markdown(contents(files)))
         if files[name].is_file() and not asked.again:
             print(f"{name}: there already; --again measures it anew", file=sys.stderr)
             continue
@@ -89,7 +92,7 @@ def main(words: list[str] | None = None) -> None:
         part.unlink(missing_ok=True)
         for row in read_json(files[name])["rows"]:
             print(f"{name}: {row}", file=sys.stderr, flush=True)
-    write_page(files, asked.output / f"benchmark{ending}.md")
+    write_text(asked.output / f"benchmark{ending}.md", markdown(contents(files)))
 
 
 if __name__ == "__main__":

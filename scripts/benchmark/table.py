@@ -22,6 +22,29 @@ def markdown(contents: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def short(contents: list[dict[str, Any]]) -> str:
+    """What README shows of them."""
+    rows = {content["section"]: content["rows"] for content in contents}
+    step = next(row for row in rows["step"] if (row["method"], row["policy"]) == ("sfron", "dual"))
+    plain = [row for row in rows["sample"] if not row.get("files")]
+    batches = ", ".join(str(row["batch"]) for row in plain)
+    drawn, compiled = (", ".join(f"{row['ratio']:.2f}" for row in some) for some in (plain, rows["compile"]))
+    fid = rows["fid"][0]
+    lines = [
+        "| | beside | times as fast |",
+        "| --- | --- | --- |",
+        f"| a round of `sfron` under `dual` | its passes and optimizer steps alone | {1 / step['ratio']:.2f} |",
+        "| the same, 100 steps and all before them | what published scripts do, re-created | "
+        f"{rows['published'][-1]['ratio']:.1f} |",
+        f"| Fisher diagonal by sample | a loop over batches of one | {rows['fisher'][0]['ratio']:.1f} |",
+        f"| drawing {batches} images | stock `DiTPipeline` | {drawn} |",
+        f"| the same with `runtime.compile=true` | the same, not compiled | {compiled} |",
+        f"| `erase fid` of {fid['folders']} folders | torch-fidelity, best setting; default | "
+        f"{fid['ratio']:.1f}; {fid['as it comes']:.1f} |",
+    ]
+    return "\n".join(lines)
+
+
 def _named(name: str) -> str:
     unit = "" if name.startswith("growth") else " MiB"  # a growth is a ratio
     return name.replace("_bytes", unit).replace("_", " ")
