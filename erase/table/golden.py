@@ -90,7 +90,9 @@ def code_digest(source: str) -> str:
     package = Path(__file__).resolve().parent.parent
     code = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
     code = {
-        name: path for name, path in code.items() if not name.startswith(("table/", "report/")) and name != "cli.py"
+        name: path
+        for name, path in code.items()
+        if not name.startswith(("table/", "report/")) and name not in ("cli.py", "commands.py")
     }
     root = find_source(source)
     files = [root] if root.is_file() else [path for path in root.rglob("*") if path.is_file()]
