@@ -19,7 +19,7 @@ from PIL import Image
 
 import erase
 from erase.data.images import digits
-from erase.evaluation import read
+from erase.readings import read
 from erase.extractors import find_extractor
 from erase.metrics.neighbours import neighbour_table
 from erase.pictures import folder_pictures
