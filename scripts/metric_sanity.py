@@ -19,10 +19,10 @@ from PIL import Image
 
 import erase
 from erase.data.images import digits
-from erase.readings import read
 from erase.extractors import find_extractor
 from erase.metrics.neighbours import neighbour_table
 from erase.pictures import folder_pictures
+from erase.readings import read
 from erase.report.scores import flat
 
 FORGET = 3
