@@ -12,15 +12,14 @@ from typing import Any
 
 import torch
 
-from .config import ResolvedConfig
 from .errors import UserError
 
 
-def check_compile(config: ResolvedConfig, device: str) -> None:
-    """Raises UserError where ``runtime.compile`` cannot work. ``device``: cpu or cuda."""
-    if not config.runtime.compile:
+def check_compile(wanted: bool, device: str, order: int = 1) -> None:
+    """Raises UserError where ``runtime.compile`` cannot work. ``device``: cpu or cuda; ``order`` of derivatives."""
+    if not wanted:
         return
-    if getattr(config.method, "order", 1) == 2:
+    if order == 2:
         raise UserError("runtime.compile has no second derivative, which method.order=2 needs; leave one of them out")
     if device == "cuda" and importlib.util.find_spec("triton") is None:
         raise UserError("runtime.compile needs triton, which is not installed; leave it false")

@@ -21,6 +21,7 @@ from .packs import read_about
 from .precision import chosen
 from .presets import output_folder, resolve, with_classes
 from .published import KNOWN, weights_file
+from .runfolder import finished
 from .sources import HUB, find_source, find_vae, hub_config, missing_weights, read_config, read_labels
 from .stage import classifier_name
 
@@ -57,7 +58,8 @@ def dry_run(request: RunConfig, words: Mapping[str, Any], as_json: bool) -> str:
         forget = find_forget(config.forget, labels)
         config = with_classes(config, forget)
     output = output_folder(request, config, forget)
-    check_creatable(output, "the output folder")
+    if not finished(output):
+        check_creatable(output, "the output folder")
     memory = _memory(shape, config)
     if as_json:
         content = {"config": as_mapping(config), "output": str(output), "missing": missing, "memory": memory}

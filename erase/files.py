@@ -17,7 +17,7 @@ from typing import Any
 from .errors import UserError
 from .faults import FULL, writing
 from .launched import launched_rank
-from .leftovers import NEW, clear, owned
+from .leftovers import NEW, clear, prefix
 from .untrusted import check_regular, open_regular, read_regular
 
 SETTLED = 2_000_000_000  # ns; a younger file may change again within one tick of the file system's clock
@@ -84,17 +84,17 @@ def check_appendable(path: Path) -> None:
 def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; when the block ends well it is (synced and) renamed to ``path``.
 
-    With ``sync``, what killed processes have left of the same file goes.
+    With ``sync``, what killed processes have left of the same file goes; for one of many the folder is not searched.
     """
     with writing(path, path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         if sync:
             clear(path, path.suffix or NEW)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix or NEW, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=prefix(path), suffix=path.suffix or NEW, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        with owned(temporary) if sync else contextlib.nullcontext(), writing(path, temporary):
+        with writing(path, temporary):
             yield temporary
             if sync:
                 with temporary.open("rb+") as file:
@@ -109,14 +109,17 @@ def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing_folder(path: Path, sync: bool = True) -> Iterator[Path]:
-    """As :func:`replacing`, for a whole folder: always a fresh one, so no stale file of an earlier save survives."""
+    """As :func:`replacing`, for a whole folder: always a fresh one, so no stale file of an earlier save survives.
+
+    What killed processes have left of it goes, also without ``sync``.
+    """
     with writing(path, path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         clear(path, NEW)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=NEW, dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=prefix(path), suffix=NEW, dir=path.parent))
     try:
         os.chmod(temporary, 0o755)
-        with owned(temporary), writing(path, temporary):
+        with writing(path, temporary):
             yield temporary
             for file in temporary.rglob("*") if sync else ():
                 if file.is_file():

@@ -30,12 +30,13 @@ def be_quiet() -> None:
 def admit(command: str | None) -> None:
     """Ends all but the main process of a command that cannot be shared.
 
-    Raises UserError for ``table``, and where a launcher was asked for several processes and started one.
+    Says so where a launcher was asked for several processes and started one. Raises UserError for ``table``.
     """
     if command in SHARED and _asked_in_vain():
-        raise UserError(
-            "accelerate launch starts one process on a CPU, whatever its --num_processes says; use torchrun "
-            "--nproc_per_node N, or accelerate launch --multi_gpu --num_processes N and runtime.device=cpu"
+        print(
+            "erase: this is one process: accelerate launch --cpu starts no more, whatever its --num_processes says; "
+            "for several use torchrun --nproc_per_node N, or --multi_gpu --num_processes N and runtime.device=cpu",
+            file=sys.stderr,
         )
     if launched() == 1 or command in SHARED:
         return
@@ -46,8 +47,9 @@ def admit(command: str | None) -> None:
 
 
 def _asked_in_vain() -> bool:
-    """accelerate's launcher for one process names a place to meet where it was asked for several."""
-    return {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= set(os.environ) and "WORLD_SIZE" not in os.environ
+    """accelerate's launcher for one process names a place to meet where it was asked for several, or a cluster does."""
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    return on_cpu and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ
 
 
 def may_speak() -> bool:

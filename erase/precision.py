@@ -16,7 +16,8 @@ def chosen(precision: str, device: torch.device | str) -> str:
 
 def arithmetic(device: torch.device, precision: str, compile: bool = False) -> list[str]:
     """What rounds differently, and so has places of its own in the cache."""
-    return [device.type, chosen(precision, device), *(["compiled"] if compile else [])]
+    parts = [device.type, chosen(precision, device)]
+    return [*parts, "compiled whole" if device.type == "cpu" else "compiled"] if compile else parts
 
 
 def autocast(precision: str, device: torch.device) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import processes
+from .compiled import check_compile, compiled
 from .config import PROTOCOLS, SHORT, RuntimeConfig, SampleConfig, build, differences, merge, with_protocol
 from .data.listing import image_files
 from .errors import Faults, UserError, nearest
@@ -16,7 +17,7 @@ from .labels import find_class
 from .locks import held
 from .model import Model, load_model
 from .packs import read_mapping
-from .precision import chosen
+from .precision import arithmetic
 from .runfolder import BUSY, sweep
 from .sampling import drawing, sample_folder
 from .text import brief
@@ -64,16 +65,18 @@ def draw_samples(
     config = _config(model.pack, protocol, given.get("sample", {}), per_class)
     wanted = _classes(model, classes, exclude)
     model.to(make_accelerator(runtime, output).device)
+    check_compile(runtime.compile, model.device.type)
     about = {
         "version": 1,
         "model": model.key(),
         "protocol": drawing(config),
-        "arithmetic": f"{model.device.type}, {chosen(runtime.precision, model.device)}",
+        "arithmetic": ", ".join(arithmetic(model.device, runtime.precision, runtime.compile)),
     }
     processes.on_main(lambda: check_mark(output, about))
     with held(output, BUSY.format(output=output)):
         processes.on_main(lambda: claim(output, about))
-        sample_folder(model, output, config, wanted, "sample", runtime.precision)
+        with compiled(model.transformer, runtime.compile, drawing=True):
+            sample_folder(model, output, config, wanted, "sample", runtime.precision)
     return {**about, "classes": wanted, "per_class": config.per_class, "output": str(output)}
 
 

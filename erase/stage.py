@@ -86,7 +86,7 @@ def preflight(config: ResolvedConfig, model: Model) -> Stage:
     """Checks everything a run will need at its end. Raises UserError for what is missing."""
     check_runtime(config.runtime)
     cpu = config.runtime.device == "cpu" or not torch.cuda.is_available()
-    check_compile(config, "cpu" if cpu else "cuda")
+    check_compile(config.runtime.compile, "cpu" if cpu else "cuda", getattr(config.method, "order", 1))
     stage = data_stage(config, model)
     try:
         return with_instruments(stage, config, model)

@@ -15,7 +15,7 @@ from .metrics.moments import Moments
 from .pictures import Pictures, different_sizes, spans
 from .signals import check
 
-KEPT = 31 * 2**20  # bytes of a block; glibc learns from one of at most 32 MiB
+KEPT = 31 * 2**20  # bytes; glibc learns from blocks of at most 32 MiB
 
 
 def batch_size(extractor: Extractor, asked: int | None) -> int:
@@ -27,6 +27,14 @@ def workers(extractor: Extractor) -> int:
     return min(8, cores()) if extractor.device.type == "cuda" else max(2, min(4, cores()))
 
 
+def keep_freed_blocks() -> None:
+    """From now on glibc keeps freed blocks of up to this size for this process, and pages are not asked for again.
+
+    It raises its threshold when a larger block than ever is freed. Other C libraries do nothing here.
+    """
+    torch.empty(KEPT, dtype=torch.uint8)
+
+
 @contextlib.contextmanager
 def shared_cores(threads: int) -> Iterator[Callable[[], None]]:
     """Yields what each of ``threads`` threads calls first, so that torch's own threads are no more than the cores.
@@ -34,7 +42,6 @@ def shared_cores(threads: int) -> Iterator[Callable[[], None]]:
     Else every one of them starts as many as there are cores, and they wait for each other.
     """
     whole = torch.get_num_threads()
-    torch.empty(KEPT, dtype=torch.uint8)  # glibc, once it has freed such a block, returns no smaller one
 
     def start() -> None:
         torch.get_num_threads()  # torch sets a new thread's number when it is first asked for
@@ -77,9 +84,10 @@ def extract(
         shapes[0] = tuple(only.read(0, 1, size).shape)  # of all parts, also those that others read
     threads = workers(extractor)
     depth = 2 * threads if cuda else threads  # on a CPU what waits only pushes the rest out of its cache
+    keep_freed_blocks()
     with shared_cores(threads) as start_thread:
         if not cuda:
-            start_thread()  # the sums are made beside the threads
+            start_thread()  # the caller's sums are made beside the threads, until all is read
         for (number, one, start, _), (made, shape) in ahead(make, items, threads, depth, start_thread):
             check()
             first = shapes.setdefault(number, shape)

@@ -35,7 +35,6 @@ from .report.card import model_card
 from .report.grid import draw_grid, grid_classes
 from .results import score
 from .runfolder import (
-    BUSY,
     check_folder,
     claim_folder,
     exchange,
@@ -107,7 +106,7 @@ def claim(output: Path, config: ResolvedConfig, need: int, again: bool) -> Path 
     Raises UserError if it has become another run's since it was looked at, or is half exchanged.
     """
     if exchanging(output):
-        raise UserError(BUSY.format(output=output))
+        raise UserError(f"a redone run is half in the place of {output}; run the same command again")
     check_folder(output, config)
     if finished(output) and not again:
         return None

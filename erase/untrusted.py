@@ -46,8 +46,10 @@ def read_regular(path: Path | str, limit: int) -> bytes | None:
         if size > limit:
             return None
         data = os.read(handle, size)
-        while len(data) < size and (more := os.read(handle, size - len(data))):
+        while more := os.read(handle, max(4096, size - len(data))):  # some file systems tell no size
             data += more
+            if len(data) > limit:
+                return None
         return data
     finally:
         os.close(handle)

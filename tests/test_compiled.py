@@ -91,14 +91,18 @@ def asking(method="sfron", **options):
     return resolve(RunConfig(["3"], method=method, runtime={"compile": True}))
 
 
+def asked(config, device="cpu"):
+    return config.runtime.compile, device, getattr(config.method, "order", 1)
+
+
 def test_it_is_refused_where_it_cannot_work(monkeypatch):
-    check_compile(asking("ltu"), "cpu")
+    check_compile(*asked(asking("ltu")))
     with pytest.raises(UserError, match=r"no second derivative, which method\.order=2 needs"):
-        check_compile(asking("ltu", order=2), "cpu")
+        check_compile(*asked(asking("ltu", order=2)))
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
-        check_compile(asking(), "cpu")
-    check_compile(resolve(RunConfig(["3"])), "cpu")
+        check_compile(*asked(asking()))
+    check_compile(*asked(resolve(RunConfig(["3"]))))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs triton"):
-        check_compile(asking(), "cuda")
+        check_compile(*asked(asking(), "cuda"))

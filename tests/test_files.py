@@ -22,6 +22,7 @@ from erase.files import (
     write_json,
     write_tensors,
 )
+from erase.leftovers import NEW
 
 WRITE = """
 import sys, time
@@ -92,10 +93,9 @@ def test_a_folder_stays_as_it_was_when_the_block_raises(tmp_path):
 @pytest.mark.parametrize("make", [replacing, replacing_folder])
 @pytest.mark.parametrize("name", ["page.html", "plain"])
 def test_what_a_killed_process_was_writing_goes_when_it_is_written_again(tmp_path, make, name):
-    pytest.importorskip("fcntl")
     child = subprocess.Popen([sys.executable, "-c", WRITE, make.__name__, str(tmp_path / name)], stdout=-1, text=True)
     left = Path(child.stdout.readline().strip())
-    user = tmp_path / f".{name}.settings"  # eight letters, as tempfile's
+    user = tmp_path / f".{name}.20261121{Path(name).suffix or NEW}"  # eight characters, as tempfile's
     user.write_text("")
     for alive in (True, False):
         with make(tmp_path / name) as temporary:
@@ -106,6 +106,14 @@ def test_what_a_killed_process_was_writing_goes_when_it_is_written_again(tmp_pat
         child.wait()
     child.stdout.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, user.name])
+
+
+def test_two_processes_may_write_one_file_over_and_over(tmp_path):
+    """Neither takes the other's temporary file for a killed one's."""
+    again = "import pathlib, sys, erase.files as f; [f.write_json(pathlib.Path(sys.argv[1]), n) for n in range(300)]"
+    children = [subprocess.Popen([sys.executable, "-c", again, str(tmp_path / "a.json")]) for _ in range(2)]
+    assert [child.wait() for child in children] == [0, 0]
+    assert names(tmp_path) == ["a.json"]
 
 
 def test_others_may_read_what_is_written(tmp_path):

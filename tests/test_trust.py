@@ -14,6 +14,7 @@ from PIL import Image
 
 from erase.classifier import load_instrument
 from erase.data.images import folder, load_images, read_image
+from erase.data.listing import image_files
 from erase.errors import UserError
 from erase.model import Model, load_model, save_model
 from erase.original import read_checkpoint
@@ -178,10 +179,23 @@ def test_links_that_loop_are_refused(tmp_path):
     (tmp_path / "0").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "0" / "a.png")
     (tmp_path / "0" / "up").symlink_to("..")
-    with pytest.raises(UserError, match="a link to a folder that it lies in"):
+    with pytest.raises(UserError, match="a link to a folder that is listed anyway, or that it lies in"):
         find_pictures(tmp_path)
-    with pytest.raises(UserError, match="a link to a folder that it lies in"):
+    with pytest.raises(UserError, match="a link to a folder that is listed anyway, or that it lies in"):
         load_images(str(tmp_path), 4)
+
+
+@pytest.mark.parametrize(
+    "links", [{"0/again": "0/in"}, {"0/peer": "1", "1/peer": "0"}, {"0/x": "far", "far/y": "near", "near/z": "far"}]
+)
+def test_links_to_what_is_listed_anyway_are_refused(tmp_path, links):
+    for name in ("0/in", "1", "far", "near"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "a.png")
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(tmp_path / target)
+    with pytest.raises(UserError, match="is a link to a folder that is listed anyway"):
+        image_files(tmp_path / "0")
 
 
 def test_links_to_folders_elsewhere_are_followed_by_data_and_by_scores(tmp_path):

@@ -13,13 +13,14 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
 def image_files(root: Path) -> list[str]:
-    """Sorted image files under ``root``, hidden ones left out; links are followed.
+    """Sorted image files under ``root``, hidden files left out; links are followed.
 
-    Raises UserError for a link back to a folder above, and for a folder that cannot be listed.
+    Raises UserError for a link to a folder that is listed anyway or holds this one, and for a folder that cannot be
+    listed.
     """
     found = []
     for folder, inside, names in os.walk(root, followlinks=True, onerror=_unlisted):
-        _check_links(folder, inside)
+        _check_links(Path(root), Path(folder), inside)
         found += [os.path.join(folder, x) for x in names if os.path.splitext(x)[1].lower() in SUFFIXES and x[0] != "."]
     return sorted(found)
 
@@ -45,9 +46,10 @@ def _unlisted(error: OSError) -> NoReturn:
     raise UserError(f"cannot list the folder {error.filename}: {error.strerror}") from None
 
 
-def _check_links(folder: str, inside: Sequence[str]) -> None:
-    here = os.path.join(os.path.realpath(folder), "")
-    for name in inside:
-        path = os.path.join(folder, name)
-        if os.path.islink(path) and here.startswith(os.path.join(os.path.realpath(path), "")):
-            raise UserError(f"{path} is a link to a folder that it lies in; remove it")
+def _check_links(root: Path, folder: Path, inside: Sequence[str]) -> None:
+    for path in (folder / name for name in inside):
+        if path.is_symlink():
+            target = path.resolve()
+            above = [one.resolve() for one in (folder, *folder.parents) if one == root or root in one.parents]
+            if target.is_relative_to(root.resolve()) or any(one.is_relative_to(target) for one in above):
+                raise UserError(f"{path} is a link to a folder that is listed anyway, or that it lies in; remove it")

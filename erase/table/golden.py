@@ -63,7 +63,7 @@ def _judge(
     lines = [line for line in plan.lines if line.golden == task.key]
     stale = {cell.key for line in lines for cell in line.cells if store.state(line, cell)[0] == "stale"}
     if stale:
-        why = f"the code gives other numbers now ({change})" if change else "its golden run had failed"
+        why = f"the code gives other numbers now ({change})" if change else "no golden run of theirs is kept"
         say(f"{task.name}: {why}; {len(stale)} cells are stale and run again")
 
 

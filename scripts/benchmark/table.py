@@ -29,16 +29,16 @@ def short(contents: list[dict[str, Any]]) -> str:
     plain = [row for row in rows["sample"] if not row.get("files")]
     batches = ", ".join(str(row["batch"]) for row in plain)
     drawn, compiled = (", ".join(f"{row['ratio']:.2f}" for row in some) for some in (plain, rows["compile"]))
-    fid = rows["fid"][0]
+    fid, warm = rows["fid"][0], max(row["warm_up_seconds"] for row in rows["compile"])
     lines = [
-        "| | beside | times as fast |",
+        "| what | compared with | times as fast |",
         "| --- | --- | --- |",
         f"| a round of `sfron` under `dual` | its passes and optimizer steps alone | {1 / step['ratio']:.2f} |",
         "| the same, 100 steps and all before them | what published scripts do, re-created | "
         f"{rows['published'][-1]['ratio']:.1f} |",
         f"| Fisher diagonal by sample | a loop over batches of one | {rows['fisher'][0]['ratio']:.1f} |",
         f"| drawing {batches} images | stock `DiTPipeline` | {drawn} |",
-        f"| the same with `runtime.compile=true` | the same, not compiled | {compiled} |",
+        f"| the same with `runtime.compile=true`, after {warm:.0f} s | `DiTPipeline`, not compiled | {compiled} |",
         f"| `erase fid` of {fid['folders']} folders | torch-fidelity, best setting; default | "
         f"{fid['ratio']:.1f}; {fid['as it comes']:.1f} |",
     ]
