@@ -61,7 +61,8 @@ def fields(cls, path):
             yield name, str(kind), field.metadata
 
 
-FIELDS = [found for name, cls in SECTIONS.items() for found in fields(cls, name)]
+GIVEN = {word.split("=")[0] for word in SHORT}  # on the command line, which rules over a file
+FIELDS = [found for name, cls in SECTIONS.items() for found in fields(cls, name) if found[0] not in GIVEN]
 NUMBERS = [field for field in FIELDS if "int" in field[1] or "float" in field[1]]
 CHOICES = [field for field in FIELDS if field[2].get("choices")]
 
