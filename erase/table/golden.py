@@ -63,7 +63,8 @@ def _judge(
     lines = [line for line in plan.lines if line.golden == task.key]
     stale = {cell.key for line in lines for cell in line.cells if store.state(line, cell)[0] == "stale"}
     if stale:
-        why = f"the code gives other numbers now ({change})" if change else "no golden run of theirs is kept"
+        missing = "its golden run had failed" if before.get("hash") == "failed" else "its golden run is not kept"
+        why = f"the code gives other numbers now ({change})" if change else missing
         say(f"{task.name}: {why}; {len(stale)} cells are stale and run again")
 
 
