@@ -31,29 +31,42 @@ def cli() -> None:
     admit(click.get_current_context().invoked_subcommand)
 
 
-def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    options = [
-        click.option(
-            "--forget", "-f", multiple=True, metavar="CLASS", help="Class to forget: index, name or wnid; repeatable."
-        ),
-        click.option("--model", metavar="SRC", help="Pack, pipeline folder, hub id or .pt.  [default: digits]"),
-        click.option("--data", metavar="digits|DIR", help="Images, one sub-folder a class.  [default: the pack's own]"),
-        click.option("--preset", metavar="NAME", help="Shipped preset.  [default: MODEL/METHOD-POLICY]"),
-        click.option("--config", metavar="FILE", help="A YAML file in the preset's place."),
-        click.option("--method", metavar="NAME", help="See erase methods.  [default: sfron]"),
-        click.option("--optimizer", metavar="POLICY", help="shared or dual.  [default: dual]"),
-        click.option("--seed", type=click.IntRange(0), help="Seed of unlearning.  [default: 0]"),
-        click.option(
-            "--output", "-o", metavar="DIR", help="Run folder.  [default: runs/MODEL-CLASSES-METHOD-POLICY-sSEED]"
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
+    """One decorator for several options."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+MODEL = _options(
+    click.option(
+        "--forget", "-f", multiple=True, metavar="CLASS", help="Class to forget: index, name or wnid; repeatable."
+    ),
+    click.option("--model", metavar="SRC", help="Pack, pipeline folder, hub id or .pt.  [default: digits]"),
+    click.option("--data", metavar="digits|DIR", help="Images, one sub-folder a class.  [default: the pack's own]"),
+    click.option("--preset", metavar="NAME", help="Shipped preset.  [default: MODEL/METHOD-POLICY]"),
+    click.option("--config", metavar="FILE", help="A YAML file in the preset's place."),
+    click.option("--method", metavar="NAME", help="See erase methods.  [default: sfron]"),
+    click.option("--optimizer", metavar="POLICY", help="shared, dual or dual_plus.  [default: dual]"),
+    click.option("--seed", type=click.IntRange(0), help="Seed of unlearning.  [default: 0]"),
+    click.option(
+        "--output", "-o", metavar="DIR", help="Run folder.  [default: runs/MODEL-CLASSES-METHOD-POLICY-sSEED]"
+    ),
+)
+READING = _options(  # how images are read and given to an extractor
+    click.option("--weights", metavar="FILE", help="Inception's weights, if not in torch's hub cache."),
+    click.option("--batch", type=click.IntRange(1), help="Images at a time.  [default: 64; 256 on a GPU]"),
+    click.option("--size", type=click.IntRange(1), help="Centre-crop every image to this side, as ADM does."),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+)
 
 
 @cli.command()
-@_model_options
+@MODEL
 @click.option("--dry-run", is_flag=True, help="Print the resolved config and what is missing, and stop.")
 @click.option("--snapshot-every", type=click.IntRange(1), metavar="N", help="Draw a few images every N steps.")
 @click.option("--force", is_flag=True, help="Redo a finished run in a fresh folder, which takes its place at the end.")
@@ -224,12 +237,9 @@ def table(config: str, as_json: bool, debug: bool, output: str, **asked: Any) ->
 @click.argument("sources", metavar="DIR...", nargs=-1, required=True)
 @click.option("--reference", required=True, metavar="REF", help="Images, a statistics file, ADM's .npz, or digits.")
 @click.option("--extractor", metavar="NAME", help="A pack, its folder, a run.  [default: inception-v3-compat]")
-@click.option("--weights", metavar="FILE", help="Inception's weights, if not in torch's hub cache.")
 @click.option("--output", "-o", metavar="FILE", help="JSON lines; what is there is not computed again.")
 @click.option("--save-reference", metavar="FILE", help="Also write the reference's statistics (.safetensors).")
-@click.option("--batch", type=click.IntRange(1), help="Images at a time.  [default: 64; 256 on a GPU]")
-@click.option("--size", type=click.IntRange(1), help="Centre-crop every image to this side, as ADM does.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@READING
 @AS_JSON
 @DEBUG
 def fid(sources: tuple[str, ...], as_json: bool, debug: bool, **asked: Any) -> None:
@@ -259,10 +269,7 @@ def fid(sources: tuple[str, ...], as_json: bool, debug: bool, **asked: Any) -> N
 @click.option("--extractor", metavar="NAME", help="As for erase fid.  [default: a run's own classifier]")
 @click.option("--forget", "-f", multiple=True, metavar="CLASS", help="Forgotten class of a folder that is no run.")
 @click.option("--bootstrap", type=click.IntRange(0), help="Resamples for an interval; 0 for none.  [default: 100]")
-@click.option("--weights", metavar="FILE", help="Inception's weights, if not in torch's hub cache.")
-@click.option("--batch", type=click.IntRange(1), help="Images at a time.  [default: 64; 256 on a GPU]")
-@click.option("--size", type=click.IntRange(1), help="Centre-crop every image to this side, as ADM does.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@READING
 @AS_JSON
 @DEBUG
 def score(sources: tuple[str, ...], as_json: bool, debug: bool, **asked: Any) -> None:

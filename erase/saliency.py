@@ -204,7 +204,8 @@ def _within(room: Room, compute: Callable[[Any], Made], batches: Iterable[Any]) 
 def with_masks(parameters: Mapping[str, nn.Parameter], masks: Tensors) -> list[tuple[nn.Parameter, torch.Tensor]]:
     """Each parameter and its mask, as :func:`apply_mask` takes them.
 
-    On a GPU bools, a byte a weight; on a CPU numbers, which multiply several times faster, to the same bits.
+    On a GPU bools, a byte a weight; on a CPU numbers, of four bytes, which multiply several times faster to the same
+    bits.
     """
     return [
         (p, masks[name].to(p.device, p.dtype if p.device.type == "cpu" else torch.bool))

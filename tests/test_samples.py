@@ -44,6 +44,22 @@ def test_images_are_those_of_the_pack_s_protocol_and_their_seeds(pack, tmp_path)
     assert not np.array_equal(wanted[0], wanted[1])
 
 
+def test_compiled_drawing_compiles_and_has_an_arithmetic_of_its_own(pack, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(
+        "torch.nn.Module.compile", lambda module, *args, **kwargs: compiled.append(type(module).__name__)
+    )
+    monkeypatch.setattr("shutil.which", lambda name: name)  # a C++ compiler
+    asked = {**FEW, "runtime": {"device": "cpu", "compile": True}}
+    assert (
+        draw_samples(pack, tmp_path / "out", ["0"], per_class=1, words=asked)["arithmetic"]
+        == "cpu, fp32, compiled whole"
+    )
+    assert compiled == ["DiTTransformer2DModel"]
+    with pytest.raises(UserError, match="arithmetic"):
+        draw_samples(pack, tmp_path / "out", ["0"], per_class=2, words=FEW)
+
+
 @pytest.mark.parametrize(
     ("classes", "exclude", "drawn"),
     [("all", [], {0, 1, 2}), (["2", "name 0"], [], {0, 2}), ("all", ["1"], {0, 2}), (["0", "1"], ["name 0"], {1})],
