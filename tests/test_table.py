@@ -268,7 +268,7 @@ def test_a_folder_is_one_table_s_while_it_runs(table, tmp_path):
     table()
 
 
-@pytest.mark.parametrize("name", ["cells", "golden"])
+@pytest.mark.parametrize("name", ["cells", "golden", "other-cells"])
 def test_a_table_may_not_overwrite_the_cells(table, name):
     with pytest.raises(UserError, match="rename"):
         table(name=name)

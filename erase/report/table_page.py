@@ -36,7 +36,7 @@ def table_sections(file: Path) -> Values:
     """One table. Raises UserError, naming the file, for one that ``erase table`` has not written."""
     content = read_json(file)
     try:
-        cells = _cells(file.with_suffix(".csv"))
+        cells = _cells(file.with_name(f"{file.stem}-cells.csv"))
         parts = {"compare": _compare, "search": _search, "sensitivity": _sensitivity}[content["kind"]](content, cells)
         config = content["config"]
         facts = {
@@ -57,6 +57,7 @@ def table_sections(file: Path) -> Values:
             "command": f"erase table {file.stem} --output {file.parent}",
             "failed": content["failed"],
             "left_out": content["left_out"],
+            "notes": config.get("notes", []),
             **parts,
         }
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -84,6 +85,7 @@ def _compare(content: Mapping[str, Any], cells: Cells) -> Values:
                 "name": row["name"],
                 "policy": row["optimizer"],
                 "values": [_spread(key, row["over_classes"].get(key)) for key in heads],
+                "rate": f"{row['forget_lr']:g}" if row.get("forget_lr") else "",
                 "seconds": f"{row['seconds']:.0f}" if row.get("seconds") is not None else "",
                 "memory": f"{memory / 2**30:.2f}" if memory else "",
                 "cells": f"{kept['done']} of {kept['cells']}" if kept else "",

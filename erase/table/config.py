@@ -53,6 +53,7 @@ class TableConfig:
     rows: tuple[RowConfig, ...] = setting((), "what is compared")
     trials: tuple[Section, ...] = setting((), "settings tried in each row, one set after the other")
     sweep: Section = setting(dict, "kind sensitivity: one setting and its values")
+    notes: tuple[str, ...] = setting((), "what a reader should know, shown under the table")
 
 
 def load_table(path: Path) -> TableConfig:
@@ -65,7 +66,7 @@ def find_table(name: str) -> Path:
     """A YAML file, or a shipped table by its name."""
     path, inside = Path(name), shipped("configs") / "tables" / f"{name}.yaml"
     path = inside if not path.exists() and inside.is_file() else path
-    if path.stem in ("cells", "golden"):
+    if path.stem in ("cells", "golden") or path.stem.endswith("-cells"):
         raise UserError(f"{path.stem} is a name that the table's own files have; rename {path}")
     return path
 

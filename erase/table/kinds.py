@@ -11,6 +11,7 @@ from .cells import SCORES, Standing
 from .config import dotted
 from .numbers import (
     Measure,
+    beforehand,
     choose,
     counts,
     excess,
@@ -19,9 +20,9 @@ from .numbers import (
     peak,
     ratio,
     score,
-    seconds,
     spread,
     trial_numbers,
+    unlearning,
 )
 from .plan import Line
 
@@ -42,13 +43,24 @@ def compare(lines: Lines) -> Content:
         dataclasses.replace(cell, cell=dataclasses.replace(cell.cell, seed=0)) for cell in first.values()
     ]
     rows = [{"row": "original", "optimizer": "", **_row(originals, _measures("original", floor)), "name": "original"}]
+    once = _beforehand(every)
     for line, cells in lines:
         done = [cell for cell in cells if cell.state == "done"]
-        spent = [seconds(cell) for cell in done]
+        spent = [value for value in map(unlearning, done) if value is not None]
         about = {"counts": counts(cells, floor), "seconds": statistics.median(spent) if spent else None}
+        about["seconds_beforehand"] = once[line.method] if done else None
         about["peak_memory"] = max(filter(None, map(peak, done)), default=None)
         rows.append({**_about(line), **about, **_row(cells, erased)})
     return {"rows": rows}
+
+
+def _beforehand(cells: Sequence[Standing]) -> dict[str, float]:
+    """The greatest for each method: what one policy's cells compute is kept, and read by the other policies'."""
+    most: dict[str, float] = {}
+    for cell in cells:
+        if cell.state == "done":
+            most[cell.line.method] = max(most.get(cell.line.method, 0.0), beforehand(cell))
+    return most
 
 
 def _measures(side: str, floor: dict[tuple[int, ...], float]) -> dict[str, Measure]:
@@ -83,6 +95,7 @@ def sensitivity(lines: Lines) -> Content:
         done = [cell for cell in cells if cell.state == "done"]
         (value,) = line.trial.values()
         row = {**_about(line), "value": value, "cells": len(cells), "done": len(done)}
+        row["failed"] = sum(cell.state == "failed" for cell in cells)
         for name in SCORES:
             values = [v for v in (score("erased", name)(cell) for cell in done) if v is not None]
             mean = spread(values)
@@ -94,7 +107,7 @@ def sensitivity(lines: Lines) -> Content:
 
 def _about(line: Line) -> Content:
     about = {"row": line.row, "name": line.called, "method": line.method, "optimizer": line.policy}
-    return {**about, "trial": dotted(line.trial), "settings": dotted(line.settings)}
+    return {**about, "forget_lr": line.forget_lr, "trial": dotted(line.trial), "settings": dotted(line.settings)}
 
 
 KINDS = {"compare": compare, "search": search, "sensitivity": sensitivity}

@@ -25,15 +25,18 @@ def spread(values: Iterable[float | None]) -> dict[str, Any] | None:
 def over_classes(cells: Sequence[Standing], measure: Measure) -> dict[str, Any] | None:
     """The average over classes for each seed, then mean and deviation over seeds.
 
-    Seeds that lack a class are left out: an average over other classes is another number. Where every seed does, all
-    of them count as they are.
+    Seeds that lack a class, or its value, are left out: an average over other classes is another number. While a table
+    is being run and no seed has every class, all of them count as they are; not where a cell has failed, which may be
+    the worst.
     """
     seeds = {cell.cell.seed for cell in cells if cell.state == "done"}
     whole = seeds - {cell.cell.seed for cell in cells if cell.state != "done"}
+    if not whole and any(cell.state == "failed" for cell in cells):
+        return None
     means = []
     for seed in sorted(whole or seeds):
-        mean = spread(measure(cell) for cell in cells if cell.state == "done" and cell.cell.seed == seed)
-        means.append(mean["mean"] if mean else None)
+        values = [measure(cell) for cell in cells if cell.state == "done" and cell.cell.seed == seed]
+        means.append(None if None in values else statistics.mean(value for value in values if value is not None))
     return spread(means)
 
 
@@ -51,8 +54,15 @@ def ra_drop(cell: Standing) -> float | None:
     return None if erased is None or original is None else original - erased
 
 
-def seconds(cell: Standing) -> float:
-    return sum(cell.entry["seconds"].get(part, 0.0) for part in ("precompute", "unlearn"))
+def unlearning(cell: Standing) -> float | None:
+    """Seconds of unlearning; None for a cell that was stopped and continued, of which the last part alone is known."""
+    known = None if cell.entry.get("continued") else cell.entry["seconds"].get("unlearn")
+    return None if known is None else float(known)
+
+
+def beforehand(cell: Standing) -> float:
+    """Seconds of what is computed beforehand: next to none for all but the first cell that needs it."""
+    return float(cell.entry["seconds"].get("precompute", 0.0))
 
 
 def peak(cell: Standing) -> float | None:

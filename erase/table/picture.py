@@ -14,7 +14,10 @@ MARKERS = "osD^vPX"
 
 
 def draw(content: Mapping[str, Any], output: Path) -> None:
-    """One line a row: the mean over cells in a band from the least to the greatest; dashed: the original's FID."""
+    """One line a row: the mean over cells in a band from the least to the greatest; dashed: the original's FID.
+
+    A cross at the top of the FID: a cell there failed, so that the mean is of the others, if there are any.
+    """
     from matplotlib.figure import Figure  # not pyplot, which opens windows and keeps state
 
     figure = Figure(figsize=(9.5, 4.2), dpi=160, layout="constrained")
@@ -40,6 +43,7 @@ def draw(content: Mapping[str, Any], output: Path) -> None:
     right.set(ylabel="FID")
     right.set_title("distance of the other classes to real images", fontsize=10, loc="left")
     _log_where_wide(right, [row["fid"] for row in content["rows"] if row["fid"]], original)
+    _crosses(right, content["rows"], names)
     handles, labels = right.get_legend_handles_labels()
     if handles:
         figure.legend(
@@ -57,6 +61,21 @@ def _curve(panel: Any, rows: Sequence[Mapping[str, Any]], metric: str, factor: f
     panel.fill_between(places, low, high, color=colour, alpha=0.13, linewidth=0)
     marker = {"marker": MARKERS[index % len(MARKERS)], "markersize": 5}
     panel.plot(places, mean, color=colour, linestyle=style, linewidth=1.8, label=name, **marker)
+
+
+def _crosses(panel: Any, rows: Sequence[Mapping[str, Any]], names: Sequence[tuple[str, str]]) -> None:
+    """Those at one value stand beside each other. In axes' height, so that they do not stretch the scale."""
+    label = "failed, in the line's colour"
+    at: dict[float, int] = {}
+    for row in rows:
+        if row.get("failed"):
+            beside = at.setdefault(row["value"], 0)
+            at[row["value"]] += 1
+            colour = COLOURS[names.index((row["row"], row["optimizer"])) % len(COLOURS)]
+            place = panel.get_xaxis_transform()
+            look = {"marker": "x", "color": colour, "linestyle": "", "markersize": 7, "markeredgewidth": 2}
+            panel.plot([row["value"]], [0.97 - 0.05 * beside], transform=place, label=label, clip_on=False, **look)
+            label = "_"
 
 
 def _log_where_wide(panel: Any, fids: Sequence[Mapping[str, float]], original: float | None) -> None:

@@ -46,7 +46,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A row under one trial. ``golden`` names the short run that tells whether the code still gives its numbers."""
+    """A row under one trial. ``golden`` names the short run that tells whether the code still gives its numbers.
+
+    ``forget_lr`` is the forget objective's learning rate as resolved, None for a method without one.
+    """
 
     row: str
     method: str
@@ -56,6 +59,7 @@ class Line:
     model: str
     cells: tuple[Cell, ...]
     golden: str
+    forget_lr: float | None = None
 
     @property
     def name(self) -> str:
@@ -159,7 +163,8 @@ def _line(plan: Plan, row: RowConfig, policy: str, trial: Section, groups: list[
     )
     first = [min(plan.labels)]  # not the row's first class: tables that share a folder share golden runs
     golden = resolve(line.request(first, 0, ""), golden_settings(line))
-    return dataclasses.replace(line, cells=cells, golden=key_of(golden, first))
+    rate = config.unlearn.forget.lr if "forget" in find_method(row.method).objectives else None
+    return dataclasses.replace(line, cells=cells, golden=key_of(golden, first), forget_lr=rate)
 
 
 def golden_settings(line: Line) -> dict[str, Any]:

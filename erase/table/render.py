@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,22 +10,28 @@ from typing import Any
 
 from ..config import as_mapping
 from ..files import write_json, write_text
-from ..text import csv_cell, markdown, plain
-from .cells import SCORES, Standing, compact
+from ..text import markdown, plain
+from .cells import Standing, compact
 from .config import shown
 from .kinds import KINDS, Content
 from .plan import Plan
+from .sheets import cell_sheet, sheet
 
 HEADS = {
     "fa": "FA %", "fa_top1": "FA top-1 %", "not_an_image": "not an image %", "ra": "RA %", "fid": "FID",
     "fid_excess": "FID over retrained", "fid_ratio": "FID / original's",
 }  # fmt: skip
 SHORT = ("fa", "ra", "fid", "fid_excess", "fid_ratio")
+CAPTION = (
+    "Mean ± standard deviation, over seeds, of the average over classes. s: seconds of unlearning, median over cells;",
+    "s before: of what is computed once beforehand (mask, Fisher diagonal, replay), the method's greatest;",
+    "both with whatever else the machine did. Peak memory: of a whole cell with drawing and scoring, the largest.",
+)
 PERCENT = ("fa", "fa_top1", "not_an_image", "ra")
 
 
 def render(plan: Plan, cells: Sequence[Standing], folder: Path, stem: str) -> Content:
-    """Writes ``<stem>.md``, ``.csv``, ``.json`` and ``.png``; what the JSON holds."""
+    """Writes ``<stem>.md``, ``.csv``, ``-cells.csv``, ``.json`` and ``.png``; what the JSON holds."""
     config = plan.config
     lines = [(line, [cell for cell in cells if cell.line is line]) for line in plan.lines]
     content = {"title": config.title, "kind": config.kind, "config": as_mapping(config), **KINDS[config.kind](lines)}
@@ -45,7 +49,8 @@ def render(plan: Plan, cells: Sequence[Standing], folder: Path, stem: str) -> Co
         draw(content, folder / f"{stem}.png")
         text += f"\n![{markdown(config.title)}]({stem}.png)\n"
     write_text(folder / f"{stem}.md", text + "".join(f"\n{note}\n" for note in _notes(content, len(cells))))
-    write_text(folder / f"{stem}.csv", _csv(cells))
+    write_text(folder / f"{stem}.csv", sheet(content))
+    write_text(folder / f"{stem}-cells.csv", cell_sheet(cells))
     write_json(folder / f"{stem}.json", content)
     return content
 
@@ -54,23 +59,25 @@ def _compare(content: Content) -> str:
     short, long, bounds = [], [], []
     for row in content["rows"]:
         name, policy, kept = row["name"], row["optimizer"], row.get("counts")
-        short.append([name, policy, *(_value(key, row["over_classes"].get(key)) for key in SHORT)])
+        rate = row.get("forget_lr")
+        rate = "" if rate is None else f"{rate:g}"
+        short.append([name, policy, rate, *(_value(key, row["over_classes"].get(key)) for key in SHORT)])
         for label, values in [*row["classes"].items(), ("all", row["over_classes"])]:
             head = [f"**{name}**" if label == "all" else name, policy, label]
             long.append([*head, *(_value(key, values.get(key)) for key in HEADS), _seeds(values) if kept else ""])
         if kept:
-            time, memory = row["seconds"], row["peak_memory"]
-            short[-1] += ["-" if time is None else f"{time:.0f}", f"{memory / 2**30:.2f} GiB" if memory else "-"]
+            memory = row["peak_memory"]
+            short[-1] += [
+                "-" if row[time] is None else f"{row[time]:.0f}" for time in ("seconds_beforehand", "seconds")
+            ]
+            short[-1].append(f"{memory / 2**30:.2f} GiB" if memory else "-")
             short[-1] += [f"{kept['done']} of {kept['cells']}", _seeds(row["over_classes"])]
             bounds.append(f"- {markdown(name)} {policy}: {_bounds(kept)}")
         else:
-            short[-1] += ["", "", "", ""]
-    head = ["method", "policy", *(HEADS[key] for key in SHORT), "seconds", "peak memory", "cells", "seeds"]
-    text = _markdown(head, short)
-    text += (
-        "\nMean ± standard deviation, over seeds, of the average over classes. Seconds: what is computed beforehand "
-    )
-    text += "and unlearning, median over cells. Peak memory: of the largest cell.\n\n" + "\n".join(bounds) + "\n\n"
+            short[-1] += ["", "", "", "", ""]
+    head = ["method", "policy", "forget lr", *(HEADS[key] for key in SHORT), "s before", "s", "peak memory"]
+    text = _markdown([*head, "cells", "seeds"], short)
+    text += "\n" + "\n".join([*CAPTION, "", *bounds]) + "\n\n"
     return text + _markdown(["method", "policy", "class", *HEADS.values(), "seeds"], long)
 
 
@@ -112,7 +119,8 @@ def _sensitivity(content: Content) -> str:
 
 
 def _notes(content: Content, cells: int) -> list[str]:
-    notes = [f"Left out: {markdown(row)}: {why}." for row, why in content["left_out"].items()]
+    notes = [*(markdown(note) for note in content["config"]["notes"])]
+    notes += [f"Left out: {markdown(row)}: {why}." for row, why in content["left_out"].items()]
     notes += [f"Failed: {markdown(name)}: {markdown(error)}" for name, error in content["failed"].items()]
     if content.get("warnings"):
         kinds = Counter(text.split(":")[0] for texts in content["warnings"].values() for text in texts)
@@ -121,23 +129,6 @@ def _notes(content: Content, cells: int) -> list[str]:
     for state, why in (("missing", "not run yet"), ("stale", "made by code that gave other numbers, and not shown")):
         notes += [f"{content[state]} of {cells} cells are {state}: {why}."] if content[state] else []
     return notes
-
-
-def _csv(cells: Sequence[Standing]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    sides = [(side, name) for side in ("original", "erased") for name in SCORES]
-    times = ("precompute", "unlearn", "sample", "score", "total")
-    head = ["row", "method", "optimizer", "trial", "forget", "seed", "state", *("_".join(pair) for pair in sides)]
-    writer.writerow([*head, *(f"{time}_seconds" for time in times), "peak_memory", "error", "key"])
-    for cell in cells:
-        line, entry = cell.line, cell.entry if cell.state in ("done", "failed") else {}
-        row = [line.row, line.method, line.policy, shown(line.trial), cell.cell.classes, cell.cell.seed, cell.state]
-        row += [(entry.get(side) or {}).get(name) for side, name in sides]
-        row += [(entry.get("seconds") or {}).get(time) for time in times]
-        row += [entry.get("peak_memory"), entry.get("error"), cell.cell.key]
-        writer.writerow([csv_cell(value) for value in row])
-    return text.getvalue()
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -53,8 +53,8 @@ def run_table(
 def _run_cells(store: Store, plan: Plan, runner: Runner, jobs: int, keep: str) -> None:
     every = {cell.cell.key: cell for cell in standings(store, plan)}  # two rows may ask for one cell
     due = {key: cell for key, cell in every.items() if cell.state != "done"}
+    threads = max(1, cores() // min(jobs, len(every)))  # not of those due: it is the same wherever a table is stopped
     jobs = max(1, min(jobs, len(due)))
-    threads = max(1, cores() // jobs)
     tasks = [_task(store, cell, threads, keep) for cell in due.values()]
     with contextlib.ExitStack() as bars:
         done = len(every) - len(due)

@@ -70,6 +70,7 @@ def do_cell(task: CellTask) -> dict[str, Any]:
     if task.folder.exists() and not (mark.is_file() and mark.read_text(encoding="utf-8") == task.golden):
         shutil.rmtree(task.folder)
     write_text(mark, task.golden)
+    continued = task.folder.exists()
     again = (task.folder / "results.json").is_file()
     reset_peak()
     with environment(ERASE_CACHE=str(task.cache)):
@@ -78,6 +79,7 @@ def do_cell(task: CellTask) -> dict[str, Any]:
     prune(task.folder, task.keep)
     sides = {side: {name: results["models"][side][name] for name in SCORES} for side in ("original", "erased")}
     about = {"seconds": results["seconds"], "peak_memory": peak, "error": None, "versions": results["versions"]}
+    about |= {"continued": True} if continued else {}
     return {**sides, **about, **({"warnings": results["warnings"]} if results.get("warnings") else {})}
 
 
