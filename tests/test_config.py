@@ -1,7 +1,9 @@
 """Settings: what is refused, with which words, and what is kept."""
 
 import dataclasses
+import json
 import typing
+from pathlib import Path
 
 import pytest
 import yaml
@@ -26,7 +28,7 @@ from erase.errors import UserError
 from erase.files import shipped
 from erase.methods import METHODS
 from erase.presets import config_hash, output_folder, resolve, resolve_pretrain, with_classes
-from erase.table.config import TableConfig
+from erase.table.config import TableConfig, nested
 
 PRESETS = sorted(path for path in shipped("configs").rglob("*.yaml") if path.parent.name != "tables")
 
@@ -275,6 +277,17 @@ def test_every_shipped_preset_resolves(path):
         method, policy, *_ = path.stem.split("-")
         assert (config.method.name, config.optimizer.policy) == (method, policy)
         assert config.sample.sampler in ("dpm++", "ancestral")
+
+
+def searched():
+    found = json.loads((Path(__file__).parent.parent / "docs/results/digits/digits-search.json").read_text())["rows"]
+    return [row for row in found if row["row"] == row["method"]]  # the others are variants without a preset
+
+
+@pytest.mark.parametrize("row", searched(), ids=lambda row: f"{row['method']}-{row['optimizer']}")
+def test_a_digits_preset_is_what_the_search_chose(row):
+    asked = request(preset=f"digits/{row['method']}-{row['optimizer']}")
+    assert resolve(asked, nested(row["settings"])) == resolve(asked)
 
 
 def test_words_beat_the_request_which_beats_the_preset():

@@ -134,7 +134,7 @@ def test_eupmu_sees_no_change_where_no_step_was_taken():
 
 def test_eupmu_refuses_the_log_of_a_negative_loss():
     with pytest.raises(UserError, match=r"method\.log needs positive losses"):
-        resolve(RunConfig(["3"], method={"name": "eupmu", "erasure": "bounded"}, optimizer="shared"))
+        resolve(RunConfig(["3"], method={"name": "eupmu", "log": True, "erasure": "bounded"}, optimizer="shared"))
 
 
 @pytest.mark.parametrize("seed", range(20))
