@@ -36,8 +36,8 @@ def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
         small = {"run": QUICK, "pretrain": TINY, "table": ("--render",), "sample": ("sample.steps=2",)}.get(
             words[0], ()
         )
-        if "salun" in words:
-            small = [word.replace("fisher_samples", "saliency_samples") for word in small]
+        if "ga" in words:  # which computes nothing beforehand
+            small = [word for word in small if "fisher_samples" not in word]
         done = command(*words, *small, cwd=tmp_path)
         assert done.returncode == 0, (words, done.stderr[-2000:])
 
