@@ -26,8 +26,8 @@ CAPTION = (
     "Mean ± standard deviation, over seeds, of the average over classes. FID over retrained: minus that of a model",
     "retrained without the class (- where the table has none). FID / original's: divided by the original model's.",
     "s before: seconds of what is computed once for a method (mask, Fisher diagonal, replay), the most that a cell",
-    "took; s: seconds of unlearning, median. Both with whatever else the machine did. Peak memory: of a whole cell with",
-    "drawing and scoring, the largest. Cell: one run, of a row, a class and a seed.",
+    "took; s: seconds of unlearning, median. Both with whatever else the machine did. Peak memory: of a whole cell",
+    "with drawing and scoring, the largest. Cell: one run, of a row, a class and a seed.",
 )
 PERCENT = ("fa", "fa_top1", "not_an_image", "ra")
 
