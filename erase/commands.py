@@ -49,7 +49,7 @@ MODEL = _options(
     click.option("--model", metavar="SRC", help="Pack, pipeline folder, hub id or .pt.  [default: digits]"),
     click.option("--data", metavar="digits|DIR", help="Images, one sub-folder a class.  [default: the pack's own]"),
     click.option("--preset", metavar="NAME", help="Shipped preset.  [default: MODEL/METHOD-POLICY]"),
-    click.option("--config", metavar="FILE", help="A YAML file in the preset's place."),
+    click.option("--config", metavar="FILE", help="A YAML file in the preset's place, or over one: base: NAME."),
     click.option("--method", metavar="NAME", help="See erase methods.  [default: sfron]"),
     click.option("--optimizer", metavar="POLICY", help="shared, dual or dual_plus.  [default: dual]"),
     click.option("--seed", type=click.IntRange(0), help="Seed of unlearning.  [default: 0]"),
@@ -117,7 +117,7 @@ def run(
 @click.option("--data", metavar="digits|DIR", help="Images, one sub-folder a class.  [default: digits]")
 @click.option("--output", "-o", required=True, metavar="PACK", help="Folder of the pack to make.")
 @click.option("--preset", metavar="NAME", help="Shipped recipe.  [default: digits/pretrain]")
-@click.option("--config", metavar="FILE", help="A YAML file in the preset's place.")
+@click.option("--config", metavar="FILE", help="A YAML file in the preset's place, or over one: base: NAME.")
 @click.option(
     "--exclude-class", "exclude", multiple=True, metavar="CLASS", help="Class the DiT never sees; repeatable."
 )

@@ -56,12 +56,42 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def load_preset(name: str) -> dict[str, Any]:
+    """Its values over those of its base. Raises UserError for a name that no preset has."""
+    return _over_base(_read_preset(name), (name,))
+
+
+def _read_preset(name: str) -> dict[str, Any]:
     root = shipped("configs")
     presets = (path for path in root.rglob("*.yaml") if path.parent.name != "tables")
     known = sorted(str(path.relative_to(root).with_suffix("")) for path in presets)
     if name not in known:
         raise UserError(f"unknown preset {name!r}{nearest(name, known)}")
     return load_yaml(root / f"{name}.yaml")
+
+
+def _over_base(values: Mapping[str, Any], names: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The values over those of the preset that their key ``base`` names, and so on. Raises UserError for a circle."""
+    own = {key: value for key, value in values.items() if key != "base"}
+    if "base" not in values:
+        return own
+    name = values["base"]
+    if not isinstance(name, str):
+        raise UserError(f"base must be the name of a preset, not {brief(name)}")
+    if name in names:
+        raise UserError(f"base: {' -> '.join((*names, name))} is a circle")
+    faults = Faults()
+    below = _written_out(_over_base(_read_preset(name), (*names, name)), faults)
+    above = _written_out(own, faults)
+    faults.tell()
+    return laid_over(below, above)
+
+
+def laid_over(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` over ``base``; another method's options do not carry over."""
+    wanted = values.get("method", {}).get("name")
+    if wanted and base.get("method", {}).get("name") not in (None, wanted):
+        base = {**base, "method": {"name": wanted}}
+    return merge(base, values)
 
 
 def resolve(
@@ -85,10 +115,7 @@ def resolve(
     base: dict[str, Any] = {}
     with faults.gathered():
         base = _written_out(_base(request, asked, family, download), faults)
-    wanted = asked.get("method", {}).get("name")
-    if wanted and base.get("method", {}).get("name") not in (None, wanted):
-        base = {**base, "method": {"name": wanted}}  # another method's options do not carry over
-    values = merge(base, asked)
+    values = laid_over(base, asked)
     if request.forget and "forget" not in asked:
         asked_for = [request.forget] if isinstance(request.forget, str) else request.forget
         values["forget"] = [str(c) for c in asked_for]
@@ -190,7 +217,7 @@ def base_values(preset: str | None, config: str | None, default: str) -> dict[st
     if config is not None:
         if preset is not None:
             raise UserError("give a preset or a config file, not both")
-        return load_yaml(Path(config))
+        return _over_base(load_yaml(Path(config)))
     return load_preset(preset or default)
 
 

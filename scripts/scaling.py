@@ -81,9 +81,7 @@ def autoencoder(size: str) -> dict[str, int]:
 
 
 def preset(size: str, method: str, policy: str, words: Mapping[str, Any] | None = None) -> ResolvedConfig:
-    """The settings at 256; at 512 only sfron's exist, so the others are those at 256."""
-    own = size == "512" and method == "sfron" and policy == "dual"
-    name = f"imagenet{size if own else '256'}/{method}-{policy}"
+    name = f"imagenet{size}/{method}-{policy}"
     request = RunConfig(["207"], model=f"facebook/DiT-XL-2-{size}", preset=name, method=method, optimizer=policy)
     return resolve(request, words, download=False)
 

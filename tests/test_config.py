@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from erase import presets
 from erase.config import (
     ObjectiveConfig,
     PretrainConfig,
@@ -277,6 +278,55 @@ def test_every_shipped_preset_resolves(path):
         method, policy, *_ = path.stem.split("-")
         assert (config.method.name, config.optimizer.policy) == (method, policy)
         assert config.sample.sampler in ("dpm++", "ancestral")
+
+
+@pytest.fixture
+def configured(tmp_path):
+    """A run's config from a file of this content."""
+
+    def build_from(text, words=None):
+        (tmp_path / "mine.yaml").write_text(text)
+        return resolve(RunConfig(["3"], config=str(tmp_path / "mine.yaml")), words)
+
+    return build_from
+
+
+def test_a_config_stands_over_its_base(configured):
+    base = resolve(request())
+    mine = configured("base: digits/sfron-dual\nunlearn: {rounds: 7, forget: {lr: 1.0e-5}}\n")
+    assert (mine.unlearn.rounds, mine.unlearn.forget.lr) == (7, 1e-5)
+    assert mine.unlearn.forget.clip == base.unlearn.forget.clip == 1.0
+    assert (mine.method, mine.sample) == (base.method, base.sample)
+    assert configured("base: imagenet512/salun-dual\n") == resolve(request(preset="imagenet512/salun-dual"))
+
+
+def test_another_method_over_a_base_does_not_take_its_options(configured):
+    mine = configured("base: digits/sfron-dual\nmethod: ga\nsample: paper\n")
+    assert (mine.method.name, mine.method.ascent) == ("ga", type(mine.method)().ascent)
+    assert (mine.sample.steps, mine.sample.per_class) == (250, resolve(request(sample="paper")).sample.per_class)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: digits/sfron-daul\n", r"unknown preset 'digits/sfron-daul'; did you mean 'digits/sfron-dual'"),
+        ("base: 3\n", "base must be the name of a preset, not 3"),
+        ("base: [digits/sfron-dual]\n", "base must be the name of a preset"),
+        ("base: digits/sfron-dual\nunlearn: 3\n", "unlearn must be a section or a name, not 3"),
+        ("base: digits/sfron-dual\nunlern: {rounds: 1}\n", "unknown key 'unlern'"),
+        ("base: digits/pretrain\n", "unknown key"),
+    ],
+)
+def test_a_wrong_base_is_named(configured, text, message):
+    with pytest.raises(UserError, match=message):
+        configured(text)
+
+
+def test_bases_in_a_circle_are_refused(monkeypatch):
+    files = {"a": {"base": "b"}, "b": {"base": "a"}}
+    monkeypatch.setattr(presets, "_read_preset", files.__getitem__)
+    with pytest.raises(UserError, match="base: a -> b -> a is a circle"):
+        presets.load_preset("a")
 
 
 def searched():

@@ -82,11 +82,22 @@ def test_every_method_that_can_run_has_a_preset_and_says_if_it_is_not_published(
         assert ("not published." in text.split("\n")[0]) == ((method, policy) not in published)
 
 
-def test_512_is_256_in_less_memory():
-    small, large = (as_mapping(preset(f"imagenet{side}/sfron-dual")) for side in (256, 512))
-    assert large.pop("runtime")["checkpointing"]
-    del small["runtime"], small["sample"]["block"], large["sample"]["block"]
+NAMES = sorted(path.stem for path in (shipped("configs") / "imagenet256").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_512_is_256_in_less_memory(name):
+    small, large = (as_mapping(preset(f"imagenet{side}/{name}")) for side in (256, 512))
+    assert large["sample"].pop("block") < small["sample"].pop("block")
+    assert large["runtime"].pop("micro_batch") < small["runtime"].pop("micro_batch")
+    assert large["runtime"].pop("checkpointing")
+    assert not small["runtime"].pop("checkpointing")
     assert small == large
+
+
+def test_a_model_at_512_takes_the_preset_of_its_method(tmp_path):
+    asked = RunConfig(["207"], model="facebook/DiT-XL-2-512", method="salun", optimizer="dual")
+    assert resolve(asked).runtime.checkpointing
 
 
 @pytest.fixture
