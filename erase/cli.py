@@ -26,8 +26,8 @@ def main() -> None:
     debug = "--debug" in sys.argv[1:]
     signal.signal(signal.SIGTERM, _terminate)
     warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\)")  # PIL's; what is too large is refused in one line
-    be_quiet()
     try:
+        be_quiet()
         _check_words(sys.argv[1:])
         code = cli.main(standalone_mode=False)
         leave()

@@ -186,7 +186,8 @@ def _line(values: dict[str, Any]) -> str:
 
 @cli.command()
 @AS_JSON
-def methods(as_json: bool) -> None:
+@DEBUG
+def methods(as_json: bool, debug: bool) -> None:
     """List the methods and the optimizer policies each can run under."""
     from .methods import matrix
 
@@ -333,17 +334,19 @@ def sample(
     show_default=True,
     help="Runs side by side; one run's forgotten class over guidance scales; or over the steps (--snapshot-every).",
 )
+@AS_JSON
 @DEBUG
-def grid(runs: tuple[str, ...], output: str, kind: str, debug: bool) -> None:
+def grid(runs: tuple[str, ...], output: str, kind: str, as_json: bool, debug: bool) -> None:
     """Draw finished runs before and after, side by side.
 
     \b
-    erase grid runs/digits-3-sfron-dual-s0 runs/digits-3-salun-dual-s0 --output both.png
+    erase grid runs/digits-3-sfron-dual-s0 runs/digits-3-ga-dual-s0 --output both.png
     erase grid runs/digits-3-sfron-dual-s0 --kind guidance --output guidance.png
     """
     from .report.compare import grid as draw
 
-    _say(str(draw(runs, output, kind)))
+    written = str(draw(runs, output, kind))
+    _say(json.dumps({"output": written, "kind": kind}, indent=2) if as_json else written)
 
 
 @cli.command()

@@ -57,7 +57,8 @@ def run_extractor(run: Path, side: int, device: str = "auto") -> Extractor:
     """
     place = pick_device(device)
     config, model, stage = run_stage(run, side)
-    config = replace(config, runtime=replace(config.runtime, device=place.type))
+    score = replace(config.score, allow_missing=False)  # what the run did without, is asked for now
+    config = replace(config, runtime=replace(config.runtime, device=place.type), score=score)
     stage = raise_gate(with_instruments(stage, config, model), place)
     instrument, other = stage.instrument, stage.extractor
     if instrument is None:

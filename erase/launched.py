@@ -12,12 +12,19 @@ SHARED = ("run", "pretrain", "sample", "score", "fid")  # commands whose work is
 
 def launched() -> int:
     """How many processes the launcher started; 1 without one."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
+    return _number("WORLD_SIZE", 1)
 
 
 def launched_rank() -> int:
     """This process's number among them, from 0."""
-    return int(os.environ.get("RANK") or 0) if launched() > 1 else 0
+    return _number("RANK", 0) if launched() > 1 else 0
+
+
+def _number(name: str, otherwise: int) -> int:
+    text = os.environ.get(name) or str(otherwise)
+    if not text.isdecimal():
+        raise UserError(f"the environment's {name} must be a number of processes, not {text!r}; unset it")
+    return int(text)
 
 
 def be_quiet() -> None:

@@ -144,6 +144,8 @@ def load_model(source: str = "digits", vae: str | None = None, num_heads: int | 
             recorded = transformer.config.num_attention_heads
             raise UserError(f"num_heads={num_heads}, but {root} records {recorded}; it is for original .pt checkpoints")
         tie_embedders(transformer)
+        if transformer.config.out_channels is None:  # as diffusers takes it; its pipeline needs the number
+            transformer.register_to_config(out_channels=transformer.config.in_channels)
     if vae is not None:
         decoder = _from_pretrained(AutoencoderKL, find_vae(vae), read_vae)
     elif folder is not None and (folder / "vae").is_dir():
@@ -195,7 +197,7 @@ def _from_pretrained(cls: Any, path: Path, check: Callable[[Path], Any]) -> Any:
 def save_model(model: Model, path: str | Path) -> None:
     """Writes a pack: a folder that diffusers' ``DiTPipeline.from_pretrained`` opens, with what scoring needs beside it.
 
-    The folder is replaced as a whole.
+    The folder is replaced as a whole. Without a VAE (of an original ``.pt``) only ``load_model`` opens it.
     """
     import shutil
 

@@ -80,7 +80,8 @@ def from_original(tensors: Mapping[str, torch.Tensor], num_heads: int | None = N
     Raises UserError as :func:`config_of`, or for weights that are missing, left over, or of another shape.
     """
     config = config_of(tensors, num_heads)
-    transformer = build_transformer(config)
+    with torch.random.fork_rng(devices=[]):  # its weights, all to be replaced, are drawn
+        transformer = build_transformer(config)
     left = {name: value for name, value in tensors.items() if name != "pos_embed"}
     with torch.no_grad():
         for name, parts in weight_map(transformer):

@@ -79,19 +79,23 @@ def _over_base(values: Mapping[str, Any], names: tuple[str, ...] = ()) -> dict[s
         raise UserError(f"base must be the name of a preset, not {brief(name)}")
     if name in names:
         raise UserError(f"base: {' -> '.join((*names, name))} is a circle")
-    faults = Faults()
-    below = _written_out(_over_base(_read_preset(name), (*names, name)), faults)
-    above = _written_out(own, faults)
-    faults.tell()
-    return laid_over(below, above)
+    below = _protocol_written_out(_over_base(_read_preset(name), (*names, name)))
+    short = {key for key, value in own.items() if isinstance(value, str) and isinstance(below.get(key), Mapping)}
+    own |= {key: {SHORT[key]: own[key]} for key in short & SHORT.keys()}
+    return laid_over(below, _protocol_written_out(own))
 
 
 def laid_over(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """``values`` over ``base``; another method's options do not carry over."""
-    wanted = values.get("method", {}).get("name")
-    if wanted and base.get("method", {}).get("name") not in (None, wanted):
+    wanted, known = (section.get("name") for section in map(_method_section, (values, base)))
+    if wanted and known not in (None, wanted):
         base = {**base, "method": {"name": wanted}}
     return merge(base, values)
+
+
+def _method_section(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    section = values.get("method")
+    return section if isinstance(section, Mapping) else {}
 
 
 def resolve(

@@ -39,16 +39,21 @@ def score(
     if len(classes) < len(model.classes):
         protocol["retained_classes"] = len(retain)
     if stage.instrument is None:
-        absent = {
+        absent: dict[str, Any] = {
             **dict.fromkeys(("fa", "fa_top1", "not_an_image", "ra", "fid", "per_class_accuracy")),
+            "metrics": {},
             "why": stage.why,
         }
         models = {"original": absent, "erased": absent}
         protocol |= dict.fromkeys(("classifier", "gate", "extractor", "reference", "reference_count"))
     else:
-        features = stage.real_features()
-        reference = statistics(features)
-        protocol |= {**describe(stage.instrument, stage.reference_key()), "reference_count": len(features)}
+        features = stage.real_features() if stage.distance else None
+        reference = statistics(features) if features is not None else None
+        protocol |= {**describe(stage.instrument, stage.reference_key()), "reference_count": None}
+        if features is not None:
+            protocol["reference_count"] = len(features)
+        else:
+            protocol |= {"extractor": None, "reference": None}
         if stage.extractor is not None:
             protocol["extractor"] = f"{stage.extractor.name}-{stage.extractor.key[:8]}"
         if stage.gate_rows is not None:
@@ -61,6 +66,7 @@ def score(
             if stage.extractor is not None:
                 wide = folder_features(partial(extract, stage.extractor), folder, stage.counts)
             models[side] = score_reading(reading, classes, forget, counts, reference, config.score.bootstrap, wide)
+            models[side] |= {"why": stage.why} if stage.why else {}
     return {
         "version": 1,
         "complete": True,

@@ -1,7 +1,8 @@
 """Randomness as a function of (seed, stream, step, sample index) alone.
 
 Philox is counter based, so a stream needs no state to resume, and NumPy fills arrays in order, so row i of a draw
-depends on i and not on how many rows are asked for: a process may draw only the rows up to its own.
+depends on i and not on how many rows are asked for: a process may draw only the rows up to its own. Timesteps alone
+(:func:`stratified`) are drawn for a step's whole batch at once, and depend on its size.
 """
 
 from __future__ import annotations

@@ -46,6 +46,13 @@ def make_scheduler(sampler: str) -> Any:
     raise UserError(f"unknown sampler {sampler!r}; known: dpm++, ddim, ancestral")
 
 
+def check_sampler(model: Model, sampler: str) -> None:
+    """Raises UserError for a sampler that needs the model's variance of a model that learned none."""
+    config = model.transformer.config
+    if sampler == "ancestral" and config.out_channels != 2 * config.in_channels:
+        raise UserError("the ancestral sampler needs a model with learned variance; take dpm++ or ddim")
+
+
 @torch.no_grad()
 def sample_latents(
     model: Model,
@@ -62,7 +69,7 @@ def sample_latents(
     Image i starts from one CPU draw of shape (1, C, h, w) of a generator seeded with ``seeds[i]``, and takes any
     further noise from the same generator: what DiTPipeline does with a list of generators. Guidance as in
     :func:`guided_output`. ``precision`` is the transformer's: fp32, bf16, or auto, which is bf16 on a GPU and fp32
-    elsewhere.
+    elsewhere. Raises UserError for a guidance scale below 1, where DiTPipeline takes none.
     """
     generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
 
@@ -91,6 +98,9 @@ def denoise(
     """
     if guidance_channels not in ("all", "3"):
         raise UserError(f"unknown guidance_channels {guidance_channels!r}; known: all, 3")
+    if not guidance_scale >= 1:
+        raise UserError(f"guidance_scale must be 1 (none) or more, not {guidance_scale}")
+    check_sampler(model, sampler)
     scheduler = make_scheduler(sampler)
     scheduler.set_timesteps(steps)  # on the CPU, where the schedulers look them up: no step waits for a GPU
     channels = model.latent_shape[0]

@@ -97,12 +97,13 @@ def score_reading(
     classes: Sequence[int],
     forget: Sequence[int],
     per_class: int | Sequence[int],
-    reference: Statistics,
+    reference: Statistics | None,
     bootstrap: int,
     features: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """The scores of ``per_class`` images of each class in order (one number, or one a class): the row of one model in
-    results.json. ``features``: those of the Frechet distance, if not the reading's own (n x d)."""
+    results.json. ``features``: those of the Frechet distance, if not the reading's own (n x d); it is null without a
+    ``reference``."""
     asked = np.repeat(np.array(list(classes)), per_class)
     readings = accuracy.Readings(asked, reading.answered, reading.passed)
     retain = [label for label in classes if label not in forget]
@@ -113,10 +114,12 @@ def score_reading(
         "fa_top1": accuracy.forget_accuracy_top1(readings, forget),
         "not_an_image": accuracy.not_an_image(readings, forget),
         "ra": accuracy.retain_accuracy(readings, retain),
-        "fid": fid(features[np.isin(asked, retain)], reference, bootstrap),
     }
+    if reference is not None:
+        metrics["fid"] = fid(features[np.isin(asked, retain)], reference, bootstrap)
     return {
         **{name: metric["value"] for name, metric in metrics.items()},
+        **({} if reference is not None else {"fid": None}),
         "per_class_accuracy": {str(k): v for k, v in accuracy.per_class_accuracy(readings).items()},
         "metrics": metrics,
     }

@@ -25,6 +25,7 @@ from .labels import find_forget
 from .model import Model
 from .published import Published, load_published
 from .quota import image_counts
+from .sampling import check_sampler
 from .scoring import nearest_classes, real_features
 from .trainer import check_runtime
 
@@ -33,9 +34,10 @@ from .trainer import check_runtime
 class Stage:
     """The data, the classifier, and how many images of each class are drawn.
 
-    ``instrument`` is None where there is none (and ``why``), and before :func:`raise_gate` where the classifier is a
+    ``instrument`` is None where there is none, and before :func:`raise_gate` where the classifier is a
     ``published`` one. ``gate_rows``, ``reference_rows``: the real images that its gate is fitted on, and that the
-    retained classes are compared with. ``extractor``: where the Frechet distance is not on the classifier's features.
+    retained classes are compared with. ``extractor``: where the Frechet distance is not on the classifier's features;
+    ``distance``: whether there is one at all. ``why``: what is missing, if it may be.
     """
 
     images: ImageSet
@@ -47,6 +49,7 @@ class Stage:
     gate_rows: np.ndarray | None = None
     extractor: Extractor | None = None
     whole: bool = True
+    distance: bool = True
 
     def real_features(self) -> np.ndarray:
         """Features of the reference images, n x d."""
@@ -86,14 +89,10 @@ def preflight(config: ResolvedConfig, model: Model) -> Stage:
     """Checks everything a run will need at its end. Raises UserError for what is missing."""
     check_runtime(config.runtime)
     cpu = config.runtime.device == "cpu" or not torch.cuda.is_available()
+    check_sampler(model, config.sample.sampler)
     check_compile(config.runtime.compile, "cpu" if cpu else "cuda", getattr(config.method, "order", 1))
     stage = data_stage(config, model)
-    try:
-        return with_instruments(stage, config, model)
-    except UserError as error:
-        if not config.score.allow_missing:
-            raise
-        return replace(stage, why=str(error))
+    return with_instruments(stage, config, model)
 
 
 def data_stage(config: ResolvedConfig, model: Model) -> Stage:
@@ -112,7 +111,10 @@ def data_stage(config: ResolvedConfig, model: Model) -> Stage:
 
 
 def with_instruments(stage: Stage, config: ResolvedConfig, model: Model) -> Stage:
-    """The stage with classifier and extractor. Raises UserError naming both files where both are missing."""
+    """The stage with classifier and extractor, as far as they are there if the config allows one to be missing.
+
+    Raises UserError, naming both files where both are missing, if it does not.
+    """
     faults: list[str] = []
     forget = find_forget(config.forget, model.labels)
     for find in (
@@ -123,9 +125,10 @@ def with_instruments(stage: Stage, config: ResolvedConfig, model: Model) -> Stag
             stage = find(stage)
         except UserError as error:
             faults.append(str(error))
-    if faults:
-        raise UserError("; ".join(faults))
-    return stage
+    why = "; ".join(faults)
+    if why and not config.score.allow_missing:
+        raise UserError(why)
+    return replace(stage, why=why, distance=config.score.extractor is None or stage.extractor is not None)
 
 
 def _with_classifier(stage: Stage, config: ResolvedConfig, model: Model, forget: list[int]) -> Stage:

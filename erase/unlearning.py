@@ -17,12 +17,12 @@ from accelerate import Accelerator
 from . import processes
 from .beforehand import prepare
 from .compiled import compiled
-from .config import ResolvedConfig, RunConfig
+from .config import ResolvedConfig, RunConfig, as_mapping
 from .data.split import Split, encode_split
 from .dit import time_shift
 from .errors import UserError
 from .faults import under_way
-from .files import cache_folder, digest, held_tensors, read_tensors, write_json, write_tensors
+from .files import cache_folder, digest, held_tensors, read_tensors, write_json, write_tensors, write_text
 from .labels import find_forget
 from .methods import Method
 from .model import ORIGINAL_NOTE, Model, load_model, save_model, weights_key
@@ -49,7 +49,7 @@ from .runfolder import (
 from .sampling import sample_folder
 from .signals import check_together
 from .snapshots import take_snapshot
-from .stage import Stage, preflight, raise_gate
+from .stage import Stage, data_source, preflight, raise_gate
 from .trainer import Trainer, make_accelerator
 from .warned import warnings_of
 
@@ -128,7 +128,7 @@ def forget_classes(
 
     with timed(seconds, "score"):
         stage = raise_gate(stage, accelerator.device)
-        if stage.instrument is not None:
+        if stage.instrument is not None and stage.distance:
             stage.real_features()  # into the cache: an image that cannot be read is told before the first step
 
     with timed(seconds, "sample"):
@@ -176,7 +176,13 @@ def finish(
 ) -> dict[str, Any]:
     """Writes grid, pack and, last of all, results.json; what that holds."""
     draw(config, model, stage, forget, output)
-    about = model.pack or {"version": 1, "family": family_of(config.model.source), "classes": model.classes}
+    about = model.pack or {
+        "version": 1,
+        "family": family_of(config.model.source),
+        "classes": model.classes,
+        "data": {"source": data_source(config, model)},
+        "protocol": as_mapping(config.sample),
+    }
     by = {key: results[key] for key in ("method", "optimizer", "seed", "config_hash")}
     origin = {key: value for key, value in about.get("provenance", {}).items() if key != "scores"}
     forgotten = [*about.get("forgotten", []), *({**entry, **by} for entry in results["forget"])]
@@ -222,6 +228,7 @@ def unlearn(
         with torch.no_grad():
             for name, value in read_tensors(kept).items():
                 model.transformer.get_parameter(name).copy_(value)
+        processes.on_main(lambda: write_text(output / "metrics.jsonl", read_rows(kept.with_suffix(".jsonl"))))
         return
     split = replace(split, sets=method.training_sets(split.sets, config.seed))
     trainer = Trainer(
@@ -248,7 +255,17 @@ def unlearn(
     trainer.take_average()
     check_equal(model)
     if method.keeps_weights:
-        processes.on_main(lambda: write_tensors(kept, dict(model.transformer.named_parameters())))
+        processes.on_main(lambda: keep_weights(kept, model, output / "metrics.jsonl"))
+
+
+def keep_weights(kept: Path, model: Model, metrics: Path) -> None:
+    """The weights into the cache, and before them what their training wrote down."""
+    write_text(kept.with_suffix(".jsonl"), read_rows(metrics))
+    write_tensors(kept, dict(model.transformer.named_parameters()))
+
+
+def read_rows(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def check_equal(model: Model) -> None:

@@ -515,7 +515,7 @@ def cells(monkeypatch, tmp_path):
 def test_a_table_is_printed_as_markdown_or_json(call, cells, tmp_path):
     code, out, err = call(*cells())
     assert code == 0
-    assert "| sfron | dual | 0.0 |" in out
+    assert "| sfron | dual | 0.002 | 0.0 |" in out
     assert "sfron dual, class 1, seed 0: FA 100.0 -> 0.0 %, RA 98.0 -> 98.0 %, FID 2.00 -> 2.00, 60 s" in err
     code, out, _ = call(*cells("--json"))
     assert (code, json.loads(out)["done"]) == (0, 2)

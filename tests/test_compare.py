@@ -16,6 +16,7 @@ from erase.sampling import image_path
 from erase.unlearning import watch
 
 from .helpers import make_model, write_image
+from .test_cli import call  # noqa: F401
 
 COLOURS = {"original": (255, 0, 0), "a": (0, 255, 0), "b": (0, 0, 255)}
 
@@ -53,6 +54,12 @@ def test_runs_stand_side_by_side_after_their_common_original(tmp_path):
     original, first, second = (columns_of(page, COLOURS[name]) for name in ("original", "a", "b"))
     assert original.max() < first.min() <= first.max() < second.min()
     assert len(original) == len(first) == len(second) == 5 * 64
+
+
+def test_the_command_says_what_it_wrote(call, tmp_path):  # noqa: F811
+    run = make_run(tmp_path, "a")
+    code, out, _ = call("grid", run, "-o", tmp_path / "x.png", "--json")
+    assert (code, json.loads(out)) == (0, {"output": str(tmp_path / "x.png"), "kind": "runs"})
 
 
 def test_runs_of_other_samples_are_not_put_beside_each_other(tmp_path):

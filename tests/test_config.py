@@ -322,6 +322,17 @@ def test_a_wrong_base_is_named(configured, text, message):
         configured(text)
 
 
+def test_a_recipe_stands_over_its_base(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: digits/pretrain\ndata: photos\ndit: {steps: 7}\nsample: paper\n")
+    mine = resolve_pretrain(presets.base_values(None, str(tmp_path / "mine.yaml"), ""))
+    base = resolve_pretrain(presets.load_preset("digits/pretrain"))
+    assert (mine.data, mine.dit.steps, mine.sample.steps) == ("photos", 7, 250)
+    assert mine.vae == base.vae
+    assert dataclasses.replace(mine.dit, steps=base.dit.steps) == base.dit
+    (tmp_path / "mine.yaml").write_text("base: digits/pretrain\n")
+    assert resolve_pretrain(presets.base_values(None, str(tmp_path / "mine.yaml"), "")) == base
+
+
 def test_bases_in_a_circle_are_refused(monkeypatch):
     files = {"a": {"base": "b"}, "b": {"base": "a"}}
     monkeypatch.setattr(presets, "_read_preset", files.__getitem__)

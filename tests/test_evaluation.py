@@ -70,8 +70,13 @@ def test_a_run_s_scores_are_those_of_its_results(source):
     by = {row["index"]: row for row in table}
     assert by[1]["forgotten"]
     assert sorted(by[c]["rank"] for c in (0, 2)) == [1, 2]
-    assert (by[0]["after"] == rows[1]["metrics"]["per_class_fid"] and False) or by[0]["after"]["n"] == 10
+    assert by[0]["after"]["n"] == 10
     text = score_table(rows)
+    (shares,) = [line for line in text.splitlines() if line.startswith("gate.retained ")]
+    assert shares.count(" % (") == 2, "a share in percent, for both sides"
+    assert f"{100 * rows[1]['metrics']['gate']['retained']['value']:.4g} %" in shares
+    (distances,) = [line for line in text.splitlines() if line.startswith("fid ")]
+    assert "%" not in distances
     assert "neighbour 1" in text
     assert "forgotten" in text
 

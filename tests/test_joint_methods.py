@@ -399,6 +399,8 @@ def test_ltu_has_a_small_balanced_share_of_the_retain_set():
     [
         ({"method": "eupmu", "optimizer": "dual"}, "eupmu takes one backward pass for both losses"),
         ({"method": "surgery", "unlearn": {"update": "alternating"}}, "surgery has joint updates only"),
+        ({"method": {"name": "ltu", "order": 2}, "runtime": {"checkpointing": True}}, "no runtime.checkpointing"),
+        ({"method": {"name": "ltu", "order": 2}, "runtime": {"micro_batch": 2}}, "no runtime.micro_batch"),
         (
             {"method": "salun", "unlearn": {"update": "joint", "retain": {"steps": 2}}},
             "a joint update takes one step a round",

@@ -27,6 +27,13 @@ def test_the_commands_that_share_their_work_run_in_all_processes(monkeypatch, ra
     assert launched.may_speak() == (rank == 0)
 
 
+@pytest.mark.parametrize("text", ["abc", "-2", "1.5", "2 "])
+def test_a_launcher_s_number_that_is_none_is_one_line(monkeypatch, text):
+    monkeypatch.setenv("WORLD_SIZE", text)
+    with pytest.raises(UserError, match="WORLD_SIZE must be a number of processes"):
+        launched.be_quiet()
+
+
 def test_others_run_in_the_main_process_alone(monkeypatch):
     as_one_of_two(monkeypatch, 0)
     launched.admit("methods")

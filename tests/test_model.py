@@ -3,6 +3,7 @@
 import json
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -124,6 +125,23 @@ def test_saving_replaces_the_whole_folder(tmp_path):
     erase.save_model(model, tmp_path / "pack")
     assert not (tmp_path / "pack" / "stale.txt").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["pack"]
+
+
+def test_a_model_without_a_number_of_output_channels_opens_and_draws_in_diffusers(tmp_path):
+    erase.save_model(make_model(label_slots=1000), tmp_path / "a")
+    config = json.loads((tmp_path / "a" / "transformer" / "config.json").read_text())
+    weights = load_file(tmp_path / "a" / "transformer" / "diffusion_pytorch_model.safetensors")
+    for name in ("proj_out_2.weight", "proj_out_2.bias"):  # as many channels out as in
+        weights[name] = weights[name].unflatten(0, (-1, 8))[:, :4].flatten(0, 1).contiguous()
+    save_file(weights, tmp_path / "a" / "transformer" / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "a" / "transformer" / "config.json").write_text(json.dumps({**config, "out_channels": None}))
+    model = erase.load_model(str(tmp_path / "a"))
+    erase.save_model(model, tmp_path / "b")
+    pipe = diffusers.DiTPipeline.from_pretrained(tmp_path / "b")
+    pipe.set_progress_bar_config(disable=True)
+    (theirs,) = pipe([3], num_inference_steps=2, guidance_scale=1.5, generator=torch.Generator().manual_seed(0)).images
+    ours = erase.sample(model, [3], [0], guidance_scale=1.5, steps=2)[0]
+    assert np.abs(ours.astype(int) - np.asarray(theirs).astype(int)).max() <= 2
 
 
 def test_a_model_saved_over_the_folder_it_came_from_keeps_its_classifier(tmp_path):

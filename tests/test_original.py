@@ -53,6 +53,12 @@ def denoised(model, expected, sampler, channels="3"):
     return denoise(model, expected["labels"].tolist(), expected["z"], lambda: next(noise), **how)
 
 
+def test_loading_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    erase.load_model(str(CHECKPOINT), num_heads=2)
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_the_forward_pass_is_the_original_s(model, expected):
     assert apart(forward(model.transformer, expected), expected["out"]) <= 1e-5
 

@@ -52,6 +52,12 @@ def test_a_run_on_an_original_checkpoint_leaves_a_pack_with_its_numerics(finishe
     assert diffusers.DiTPipeline.from_pretrained(root / "run" / "model").labels == {str(i): i for i in range(7)}
 
 
+def test_the_pack_of_a_model_that_was_none_says_its_data_and_protocol(finished):
+    about = json.loads((finished[0] / "run" / "model" / "erase.json").read_text())
+    assert about["data"] == {"source": str(finished[0] / "data")}
+    assert (about["protocol"]["steps"], about["protocol"]["guidance_channels"]) == (2, "3")
+
+
 def test_its_card_carries_hashes_and_says_how_stock_diffusers_differs(finished):
     root, _, results = finished
     card = (root / "run" / "model" / "README.md").read_text()

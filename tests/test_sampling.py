@@ -1,6 +1,7 @@
 """Sampling against diffusers' own pipeline and schedulers."""
 
 import contextlib
+import copy
 import dataclasses
 import os
 
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 import erase
-from erase.config import SampleConfig
+from erase.config import SampleConfig, build
 from erase.dit import embedded_once, untied_copy
 from erase.errors import UserError
 from erase.rng import image_seed
@@ -161,6 +162,23 @@ def test_labels_outside_the_model_are_refused(model, label):
 def test_seeds_of_another_number_are_refused(model):
     with pytest.raises(UserError, match="2 labels need as many seeds, not 3"):
         erase.sample(model, [0, 1], [0, 1, 2], steps=1)
+
+
+@pytest.mark.parametrize("scale", [0.99, 0.0, -1.0, float("nan")])
+def test_a_guidance_scale_below_one_is_refused_where_ditpipeline_takes_none(model, scale):
+    with pytest.raises(UserError, match="guidance_scale must be 1"):
+        erase.sample(model, [1], [0], guidance_scale=scale, steps=2)
+    with pytest.raises(UserError, match="guidance_scale must be"):
+        build(SampleConfig, {"guidance_scale": scale})
+
+
+def test_without_learned_variance_there_is_no_ancestral_sampling(model, tmp_path):
+    plain = dataclasses.replace(model, transformer=copy.deepcopy(model.transformer))
+    plain.transformer.register_to_config(out_channels=4)
+    with pytest.raises(
+        UserError, match="the ancestral sampler needs a model with learned variance; take dpm\\+\\+ or ddim"
+    ):
+        erase.sample(plain, [1], [0], steps=2, sampler="ancestral")
 
 
 def test_unknown_samplers_are_refused(model):

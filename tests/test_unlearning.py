@@ -198,6 +198,30 @@ def test_a_missing_classifier_is_refused_or_noted(ready, tmp_path):
     assert "no classifier at" in stage.why
 
 
+def test_a_missing_extractor_costs_the_distance_alone(ready, tmp_path):
+    asked = {"extractor": "inception-v3-compat", "extractor_weights": str(tmp_path / "none.pth")}
+    with pytest.raises(UserError, match="no Inception weights at"):
+        preflight(config({"score": asked}), ready)
+    stage = preflight(config({"score": {**asked, "allow_missing": True}}), ready)
+    assert stage.instrument is not None
+    assert not stage.distance
+    assert "no Inception weights at" in stage.why
+    side = {"batch_size": 2}
+    request = RunConfig(
+        ["1"], model=str(tmp_path / "pack"), preset="digits/sfron-dual", output=str(tmp_path / "run"),
+        method={"fisher_samples": 2}, unlearn={"rounds": 1, "finish": 0, "forget": side, "retain": side},
+        sample={"per_class": 2, "steps": 2}, score={**asked, "allow_missing": True},
+    )  # fmt: skip
+    results = run(request)
+    for row in results["models"].values():
+        assert 0 <= row["fa"] <= 1
+        assert row["fid"] is None
+        assert "fid" not in row["metrics"]
+        assert "no Inception weights at" in row["why"]
+    assert results["protocol"]["classifier"]
+    assert results["protocol"]["extractor"] is results["protocol"]["reference_count"] is None
+
+
 def test_a_classifier_of_imagenet_does_not_judge_other_classes(ready):
     with pytest.raises(
         UserError, match=r"score\.classifier=resnet34 knows ImageNet's classes, and the model draws others"

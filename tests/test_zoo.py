@@ -224,7 +224,7 @@ def test_retraining_starts_from_fresh_weights_and_is_kept(tmp_path, monkeypatch)
     assert moved > 0.1  # the original's weights are far from any fresh ones
     assert fresh.keys() == after.keys()
 
-    kept = next((tmp_path / "cache" / "weights").iterdir())
+    kept = next((tmp_path / "cache" / "weights").glob("*.safetensors"))
     kept.write_bytes(kept.read_bytes()[:100])  # damaged: made anew
     _, mended = go(tmp_path / "mended", "retrain", "shared", average=0.5)
     assert same(after, mended)
@@ -235,3 +235,6 @@ def test_retraining_starts_from_fresh_weights_and_is_kept(tmp_path, monkeypatch)
     monkeypatch.setattr(trainer_module.Trainer, "run", never)
     _, again = go(tmp_path / "second", "retrain", "shared", average=0.5)
     assert same(after, again)
+    rows = [(tmp_path / folder / "metrics.jsonl").read_text() for folder in ("first", "second")]
+    assert rows[0] == rows[1]
+    assert rows[0].count("\n") == 4

@@ -103,7 +103,7 @@ class SampleConfig:
         None, "the retained classes to draw; default: all, of ImageNet's those that the data has images of"
     )
     steps: int = setting(20, "sampler steps", low=1, high=1000)
-    guidance_scale: float = setting(1.5, "classifier-free guidance; 1 is none", low=0.0)
+    guidance_scale: float = setting(1.5, "classifier-free guidance; 1 is none", low=1.0)
     guidance_channels: str = setting(
         "all", "latent channels that guidance acts on: all, or 3 as in the original DiT's code", choices=("all", "3")
     )

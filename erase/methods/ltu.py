@@ -61,6 +61,10 @@ class LearningToUnlearn(erasure.Erasure):
             raise UserError(
                 "method.order=2 differentiates through its own step, which cannot be cut: no runtime.micro_batch"
             )
+        if config.method.order == 2 and config.runtime.checkpointing:
+            raise UserError(
+                "method.order=2 differentiates through its own step, which no runtime.checkpointing can repeat"
+            )
 
     def start(self, precomputed: base.Tensors, parameters: Mapping[str, torch.nn.Parameter], seed: int = 0) -> None:
         self.parameters = dict(parameters)

@@ -24,7 +24,7 @@ def _forgetting(original: Mapping[str, Any], erased: Mapping[str, Any]) -> list[
     if original["fa"] is None or erased["fa"] is None:
         return [f"Nothing was scored: {original.get('why') or 'no reason is kept'}."]
     before, after, gone, top1 = (_percent(v) for v in (original["fa"], erased["fa"], *_ends(erased)))
-    found = []
+    found = [f"FID was not computed: {original['why']}."] if original.get("why") else []
     if original["fa"] < DRAWN:
         found.append(f"The original model itself shows the class in {before} of its images only.")
     if erased["fa"] >= original["fa"] - CHANGED:

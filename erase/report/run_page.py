@@ -14,7 +14,8 @@ from .command import run_command
 from .images import inline_file, strip
 from .run_figures import changes, curves, signed
 from .run_folder import SIDES, RunFolder
-from .run_scores import SHARES, metrics, number, result
+from .run_scores import metrics, number, result
+from .scores import SHARES
 
 COLUMNS, LARGE, STEPS, ROWS = 8, 5, 12, 30  # images a strip, classes shown large, snapshots, classes in one picture
 Values = dict[str, Any]

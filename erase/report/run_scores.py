@@ -6,7 +6,7 @@ from typing import Any
 
 from .run_figures import fates, signed
 from .run_folder import SIDES, RunFolder
-from .scores import flat
+from .scores import SHARES, flat
 
 RESULTS = (
     ("fa", "FA", "images asked for as the forgotten class that pass the gate and show it"),
@@ -28,8 +28,6 @@ FURTHER = {
     "entropy": ("Entropy", "of the classifier’s answer for them, mean in nats"),
 }
 SAME = {"gate.still": "fa", "gate.not_an_image": "not_an_image"}  # the same value under another name
-SHARES = {"fa", "fa_top1", "fa_top5", "not_an_image", "ra", "precision", "recall", "f_score", "probability"}
-SHARES |= {"gate.another", "gate.retained"}
 Values = dict[str, Any]
 
 

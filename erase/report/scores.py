@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+SHARES = {"fa", "fa_top1", "fa_top5", "not_an_image", "ra", "precision", "recall", "f_score", "probability"}
+SHARES |= {f"gate.{name}" for name in ("still", "another", "not_an_image", "retained")}
+
 
 def flat(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Every single value by its name: ``fid``, ``precision``, ``gate.still``, ``per_class_fid.3``."""
@@ -44,7 +47,7 @@ def score_table(rows: Sequence[dict[str, Any]]) -> str:
     heads = [row["name"] if len(row["name"]) <= 24 else f"...{row['name'][-21:]}" for row in rows]
     lines.append(f"{'':{width}}" + "".join(f"  {head:>26}" for head in heads))
     for name in names:
-        lines.append(f"{name:{width}}" + "".join(f"  {_cell(column.get(name)):>26}" for column in columns))
+        lines.append(f"{name:{width}}" + "".join(f"  {_cell(name, column.get(name)):>26}" for column in columns))
     for row in rows:
         if "neighbours" in row["metrics"]:
             lines += ["", f"{row['name']}: accuracy of each class", *_neighbour_lines(row["metrics"]["neighbours"])]
@@ -54,11 +57,13 @@ def score_table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _cell(value: dict[str, Any] | None) -> str:
+def _cell(name: str, value: dict[str, Any] | None) -> str:
+    """A share in percent, anything else as it is, with its interval."""
     if value is None or value["value"] is None:
         return "-"
-    text = f"{value['value']:.4g}"
-    return text if value["low"] is None else f"{text} ({value['low']:.3g} to {value['high']:.3g})"
+    factor, unit = (100, " %") if name in SHARES else (1, "")
+    text = f"{factor * value['value']:.4g}{unit}"
+    return text if value["low"] is None else f"{text} ({factor * value['low']:.3g} to {factor * value['high']:.3g})"
 
 
 def _neighbour_lines(table: Sequence[dict[str, Any]]) -> list[str]:

@@ -10,6 +10,8 @@ import erase
 from erase.classifier import Instrument, load_instrument
 from erase.data.images import digits, read_image
 from erase.files import shipped
+from erase.metrics.fid import statistics
+from erase.reference import read_reference
 from erase.sampling import image_path
 
 from .conftest import Finished
@@ -42,6 +44,15 @@ def test_the_pack_is_a_miniature_of_the_imagenet_pipeline() -> None:
     assert model.transformer.config.out_channels == 2 * model.transformer.config.in_channels == 8
     assert model.latent_shape == (4, 8, 8)
     assert model.image_size == 32
+
+
+@pytest.mark.parametrize("classes", [range(10), [0, 1, 2, 4, 5, 6, 7, 8, 9]])
+def test_the_pack_s_reference_is_that_of_its_images(instrument: Instrument, classes: list[int]) -> None:
+    data = digits()
+    ours = read_reference(shipped("assets") / "digits").statistics(list(classes))
+    theirs = statistics(instrument.read(data.batches(data.select(classes))).features)
+    assert np.allclose(ours["mu"], theirs["mu"], rtol=1e-5, atol=1e-5)
+    assert np.allclose(ours["sigma"], theirs["sigma"], rtol=1e-5, atol=1e-5)
 
 
 def test_the_gate_keeps_real_digits_and_the_models_samples(instrument: Instrument, full_run: Finished) -> None:
