@@ -67,6 +67,16 @@ class Store:
             return "failed", fresh[-1]
         return ("stale", found[-1]) if found else ("missing", None)
 
+    def beforehand(self, method: str) -> float:
+        """The most seconds that a cell of this folder took for what is computed beforehand: all others read it back."""
+        spent = [
+            float(entry["seconds"].get("precompute", 0.0))
+            for entries in self.entries.values()
+            for entry in entries
+            if entry.get("method") == method and entry.get("seconds")
+        ]
+        return max(spent, default=0.0)
+
     def add(self, entry: Entry) -> None:
         """Appends ``entry`` so that a kill at any moment leaves whole lines before it."""
         entry = compact(entry)
@@ -102,12 +112,14 @@ def compact(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Standing:
-    """A cell of a line, and how it stands."""
+    """A cell of a line, and how it stands. ``beforehand``: seconds of what its method computes once, see
+    :meth:`Store.beforehand`."""
 
     line: Line
     cell: Cell
     state: str
     entry: Entry
+    beforehand: float = 0.0
 
     @property
     def name(self) -> str:
@@ -116,4 +128,5 @@ class Standing:
 
 def standings(store: Store, plan: Plan) -> list[Standing]:
     found = [(line, cell, *store.state(line, cell)) for line in plan.lines for cell in line.cells]
-    return [Standing(line, cell, state, entry or {}) for line, cell, state, entry in found]
+    once = {line.method: store.beforehand(line.method) for line in plan.lines}
+    return [Standing(line, cell, state, entry or {}, once[line.method]) for line, cell, state, entry in found]

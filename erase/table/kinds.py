@@ -11,7 +11,6 @@ from .cells import SCORES, Standing
 from .config import dotted
 from .numbers import (
     Measure,
-    beforehand,
     choose,
     counts,
     excess,
@@ -43,24 +42,14 @@ def compare(lines: Lines) -> Content:
         dataclasses.replace(cell, cell=dataclasses.replace(cell.cell, seed=0)) for cell in first.values()
     ]
     rows = [{"row": "original", "optimizer": "", **_row(originals, _measures("original", floor)), "name": "original"}]
-    once = _beforehand(every)
     for line, cells in lines:
         done = [cell for cell in cells if cell.state == "done"]
         spent = [value for value in map(unlearning, done) if value is not None]
         about = {"counts": counts(cells, floor), "seconds": statistics.median(spent) if spent else None}
-        about["seconds_beforehand"] = once[line.method] if done else None
+        about["seconds_beforehand"] = done[0].beforehand if done else None
         about["peak_memory"] = max(filter(None, map(peak, done)), default=None)
         rows.append({**_about(line), **about, **_row(cells, erased)})
     return {"rows": rows}
-
-
-def _beforehand(cells: Sequence[Standing]) -> dict[str, float]:
-    """The greatest for each method: what one policy's cells compute is kept, and read by the other policies'."""
-    most: dict[str, float] = {}
-    for cell in cells:
-        if cell.state == "done":
-            most[cell.line.method] = max(most.get(cell.line.method, 0.0), beforehand(cell))
-    return most
 
 
 def _measures(side: str, floor: dict[tuple[int, ...], float]) -> dict[str, Measure]:

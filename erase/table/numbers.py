@@ -60,11 +60,6 @@ def unlearning(cell: Standing) -> float | None:
     return None if known is None else float(known)
 
 
-def beforehand(cell: Standing) -> float:
-    """Seconds of what is computed beforehand: next to none for all but the first cell that needs it."""
-    return float(cell.entry["seconds"].get("precompute", 0.0))
-
-
 def peak(cell: Standing) -> float | None:
     return cell.entry["peak_memory"]
 
