@@ -20,7 +20,7 @@ def forward_flops(transformer: Mapping[str, Any]) -> int:
     mlp = 2 * tokens * width * 4 * width
     modulation = width * 6 * width
     embedder = TIME_FEATURES * width + width * width  # diffusers runs it in every block and once more at the end
-    patches = tokens * patch * patch * width * (channels + int(transformer.get("out_channels") or 2 * channels))
+    patches = tokens * patch * patch * width * (channels + int(transformer.get("out_channels") or channels))
     last = width * 2 * width
     return 2 * (layers * (attention + mlp + modulation) + (layers + 1) * embedder + patches + last)
 

@@ -12,18 +12,19 @@ SHARED = ("run", "pretrain", "sample", "score", "fid")  # commands whose work is
 
 def launched() -> int:
     """How many processes the launcher started; 1 without one."""
-    return _number("WORLD_SIZE", 1)
+    return max(1, number("WORLD_SIZE", 1))
 
 
 def launched_rank() -> int:
     """This process's number among them, from 0."""
-    return _number("RANK", 0) if launched() > 1 else 0
+    return number("RANK", 0) if launched() > 1 else 0
 
 
-def _number(name: str, otherwise: int) -> int:
+def number(name: str, otherwise: int) -> int:
+    """What the launcher wrote into the environment. Raises UserError for what is no number."""
     text = os.environ.get(name) or str(otherwise)
     if not text.isdecimal():
-        raise UserError(f"the environment's {name} must be a number of processes, not {text!r}; unset it")
+        raise UserError(f"the environment's {name} must be a number, not {text!r}; unset it")
     return int(text)
 
 
@@ -62,7 +63,10 @@ def _asked_in_vain() -> bool:
 def may_speak() -> bool:
     """Whether this process is the one to say why all end: the first that asks, where that can be known."""
     processes = sys.modules.get("erase.processes")
-    return processes.first_to_end() if processes is not None else launched_rank() == 0
+    try:
+        return bool(processes.first_to_end()) if processes is not None else launched_rank() == 0
+    except UserError:  # which is then what there is to say
+        return True
 
 
 def leave() -> None:

@@ -111,7 +111,7 @@ def read_transformer(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     content = read_mapping(path)
     sizes = _sizes(path, content, TRANSFORMER)
-    _whole(path, "out_channels", content.get("out_channels") or 2 * sizes["in_channels"], 1, 4096)
+    _whole(path, "out_channels", content.get("out_channels") or sizes["in_channels"], 1, 4096)
     layers, width = sizes["num_layers"], sizes["num_attention_heads"] * sizes["attention_head_dim"]
     places = (sizes["sample_size"] // sizes["patch_size"]) ** 2
     if sizes["sample_size"] % sizes["patch_size"] or places * width > PLACES:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -23,6 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from .errors import PeerError, StoppedError, UserError
 from .launched import launched, launched_rank
+from .launched import number as launcher_number
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -42,7 +42,7 @@ def start(device: str = "auto") -> None:
         return
     gpu = device != "cpu" and torch.cuda.is_available()
     if gpu:
-        local, there = int(os.environ.get("LOCAL_RANK") or 0), torch.cuda.device_count()
+        local, there = launcher_number("LOCAL_RANK", 0), torch.cuda.device_count()
         if ":" in device:
             raise UserError(f"the device {device} is one GPU and there are {launched()} processes; use cuda")
         if local >= there:

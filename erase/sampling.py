@@ -23,6 +23,7 @@ from .rng import image_seed
 from .room import Room
 from .signals import check_together, stopping
 
+COUNTED = ("per_class", "retain_total", "retain_classes")  # of a protocol: how many are drawn, not how
 DECODE_BATCH = 100
 WRITERS = 2  # threads that pack image files
 DECODE_PIXELS = 64 * 256 * 256  # decoded at once: the VAE's activations are some thousand bytes a pixel
@@ -291,6 +292,5 @@ def blocks(counts: Mapping[int, int], size: int, across: bool) -> list[list[tupl
 
 def drawing(config: SampleConfig) -> dict[str, Any]:
     """Of a protocol what an image's pixels depend on: all but how many are drawn."""
-    counted = ("per_class", "retain_total", "retain_classes")
     across = {"across": True} if config.retain_total is not None else {}
-    return {**{key: value for key, value in as_mapping(config).items() if key not in counted}, **across}
+    return {**{key: value for key, value in as_mapping(config).items() if key not in COUNTED}, **across}

@@ -46,7 +46,7 @@ from .runfolder import (
     space_needed,
     tidy,
 )  # fmt: skip
-from .sampling import sample_folder
+from .sampling import COUNTED, sample_folder
 from .signals import check_together
 from .snapshots import take_snapshot
 from .stage import Stage, data_source, preflight, raise_gate
@@ -181,7 +181,7 @@ def finish(
         "family": family_of(config.model.source),
         "classes": model.classes,
         "data": {"source": data_source(config, model)},
-        "protocol": as_mapping(config.sample),
+        "protocol": {key: value for key, value in as_mapping(config.sample).items() if key not in COUNTED},
     }
     by = {key: results[key] for key in ("method", "optimizer", "seed", "config_hash")}
     origin = {key: value for key, value in about.get("provenance", {}).items() if key != "scores"}
@@ -228,7 +228,7 @@ def unlearn(
         with torch.no_grad():
             for name, value in read_tensors(kept).items():
                 model.transformer.get_parameter(name).copy_(value)
-        processes.on_main(lambda: write_text(output / "metrics.jsonl", read_rows(kept.with_suffix(".jsonl"))))
+        processes.on_main(lambda: take_metrics(kept.with_suffix(".jsonl"), output / "metrics.jsonl"))
         return
     split = replace(split, sets=method.training_sets(split.sets, config.seed))
     trainer = Trainer(
@@ -260,12 +260,14 @@ def unlearn(
 
 def keep_weights(kept: Path, model: Model, metrics: Path) -> None:
     """The weights into the cache, and before them what their training wrote down."""
-    write_text(kept.with_suffix(".jsonl"), read_rows(metrics))
+    write_text(kept.with_suffix(".jsonl"), metrics.read_text(encoding="utf-8"))
     write_tensors(kept, dict(model.transformer.named_parameters()))
 
 
-def read_rows(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+def take_metrics(kept: Path, metrics: Path) -> None:
+    """What the training of the cached weights wrote down, where it is there."""
+    if kept.is_file():
+        write_text(metrics, kept.read_text(encoding="utf-8"))
 
 
 def check_equal(model: Model) -> None:

@@ -62,7 +62,7 @@ class Work:
 def shape(size: str) -> dict[str, int]:
     return {
         "num_attention_heads": 16, "attention_head_dim": 72, "num_layers": 28, "patch_size": 2,
-        "num_embeds_ada_norm": 1000, "in_channels": 4, "sample_size": SIZES[size],
+        "num_embeds_ada_norm": 1000, "in_channels": 4, "out_channels": 8, "sample_size": SIZES[size],
     }  # fmt: skip
 
 

@@ -5,6 +5,8 @@ import pytest
 from erase import launched
 from erase.errors import UserError
 
+from .test_cli import call, refused  # noqa: F401
+
 
 def as_one_of_two(monkeypatch, rank):
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -27,11 +29,13 @@ def test_the_commands_that_share_their_work_run_in_all_processes(monkeypatch, ra
     assert launched.may_speak() == (rank == 0)
 
 
-@pytest.mark.parametrize("text", ["abc", "-2", "1.5", "2 "])
-def test_a_launcher_s_number_that_is_none_is_one_line(monkeypatch, text):
-    monkeypatch.setenv("WORLD_SIZE", text)
-    with pytest.raises(UserError, match="WORLD_SIZE must be a number of processes"):
-        launched.be_quiet()
+@pytest.mark.parametrize(
+    ("name", "text"), [("WORLD_SIZE", "abc"), ("WORLD_SIZE", "-2"), ("RANK", "1.5"), ("RANK", "x")]
+)
+def test_a_launcher_s_number_that_is_none_is_one_line(call, monkeypatch, name, text):  # noqa: F811
+    as_one_of_two(monkeypatch, 0)
+    monkeypatch.setenv(name, text)
+    refused(call("methods"), f"{name} must be a number", repr(text))
 
 
 def test_others_run_in_the_main_process_alone(monkeypatch):

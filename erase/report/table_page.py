@@ -22,7 +22,8 @@ def find_tables(path: Path) -> list[Path]:
     """The JSON files of the tables in a folder, or that of one table: DIR/NAME, with or without its suffix."""
     if path.is_dir():
         return [file for file in sorted(path.glob("*.json")) if _is_table(file)]
-    file = path.with_suffix(".json") if path.suffix in (".md", ".csv", ".png") else path
+    file = path.with_name(path.name.removesuffix("-cells.csv"))
+    file = file.with_suffix(".json") if file.suffix in (".md", ".csv", ".png") else file
     file = file if file.suffix == ".json" else file.with_name(f"{file.name}.json")
     return [file] if file.is_file() and _is_table(file) else []
 
@@ -68,7 +69,7 @@ def table_sections(file: Path) -> Values:
 
 def _cells(file: Path) -> Cells:
     if not file.is_file():
-        return []
+        raise UserError(f"no {file}; erase table --render makes it")
     with file.open(encoding="utf-8", newline="") as lines:
         return list(csv.DictReader(lines))
 
@@ -86,6 +87,7 @@ def _compare(content: Mapping[str, Any], cells: Cells) -> Values:
                 "policy": row["optimizer"],
                 "values": [_spread(key, row["over_classes"].get(key)) for key in heads],
                 "rate": f"{row['forget_lr']:g}" if row.get("forget_lr") else "",
+                "before": f"{row['seconds_beforehand']:.0f}" if row.get("seconds_beforehand") is not None else "",
                 "seconds": f"{row['seconds']:.0f}" if row.get("seconds") is not None else "",
                 "memory": f"{memory / 2**30:.2f}" if memory else "",
                 "cells": f"{kept['done']} of {kept['cells']}" if kept else "",

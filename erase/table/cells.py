@@ -15,6 +15,7 @@ from .. import locks
 from ..errors import UserError
 from ..faults import writing
 from ..files import cache_folder, write_text
+from ..methods import Method, find_method
 from ..packs import read_mapping
 from .plan import Cell, Line, Plan
 
@@ -68,14 +69,17 @@ class Store:
         return ("stale", found[-1]) if found else ("missing", None)
 
     def beforehand(self, method: str) -> float:
-        """The most seconds that a cell of this folder took for what is computed beforehand: all others read it back."""
-        spent = [
-            float(entry["seconds"].get("precompute", 0.0))
-            for entries in self.entries.values()
-            for entry in entries
-            if entry.get("method") == method and entry.get("seconds")
-        ]
-        return max(spent, default=0.0)
+        """The most seconds that a cell of this folder took for what is computed beforehand: all others read it back.
+
+        0 for a method that computes nothing: what is left are the latents, which all methods share (and which the
+        first cell of all computes besides).
+        """
+        if find_method(method).precompute is Method.precompute:
+            return 0.0
+        valid = {run.get("hash") for run in self.golden.values()}
+        every = [entry for entries in self.entries.values() for entry in entries if entry["golden"] in valid]
+        spent = [entry["seconds"] for entry in every if entry.get("method") == method and entry.get("seconds")]
+        return max((parts.get("precompute", 0.0) for parts in spent), default=0.0)
 
     def add(self, entry: Entry) -> None:
         """Appends ``entry`` so that a kill at any moment leaves whole lines before it."""

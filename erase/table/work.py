@@ -70,8 +70,8 @@ def do_cell(task: CellTask) -> dict[str, Any]:
     if task.folder.exists() and not (mark.is_file() and mark.read_text(encoding="utf-8") == task.golden):
         shutil.rmtree(task.folder)
     write_text(mark, task.golden)
-    continued = task.folder.exists()
     again = (task.folder / "results.json").is_file()
+    continued = not again and ((task.folder / "state").exists() or (task.folder / "samples").exists())
     reset_peak()
     with environment(ERASE_CACHE=str(task.cache)):
         results, _ = run_in_folder(task.request, task.settings)
