@@ -86,7 +86,7 @@ class Floor:
     def joint(self) -> None:
         """One backward pass of both losses, a step, and the retain loss once more."""
         forget, retain = next(self.batches["forget"]), next(self.batches["retain"])
-        self.backward(lambda: self.distill(forget).log() + self.retain(retain).log())
+        self.backward(lambda: self.distill(forget) + self.retain(retain))
         self.optimizers["forget"].step()
         with torch.no_grad(), self.autocast():
             self.retain(retain)
