@@ -98,7 +98,7 @@ class StepLog:
         for row in rows if self.accelerator.trackers else ():
             values = {k: v for k, v in row.items() if isinstance(v, float)}
             self.accelerator.log({f"{row['objective']}/{k}": v for k, v in values.items()}, step=row["step"])
-        if self.path is None or not self.accelerator.is_main_process:
+        if self.path is None or not self.accelerator.is_main_process or not (rows or self.path.exists()):
             return
         with writing(self.path, self.path), self.path.open("ab", buffering=0) as file:
             file.write("".join(json.dumps(printed(row)) + "\n" for row in rows).encode())

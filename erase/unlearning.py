@@ -224,6 +224,7 @@ def unlearn(
     """Trains the transformer in place; or takes the weights that the same training left in the cache."""
     how = arithmetic(model.device, config.runtime.precision, config.runtime.compile)
     kept = cache_folder("weights") / f"{method.name}-{digest(key, *how)}.safetensors"
+    processes.on_main((output / "metrics.jsonl").touch)  # a run of no steps has one too
     if method.keeps_weights and processes.on_main(lambda: held_tensors(kept) is not None):
         with torch.no_grad():
             for name, value in read_tensors(kept).items():

@@ -217,6 +217,12 @@ def test_joint_and_alternating_updates_differ(tmp_path):
     assert not same(alternating, joint)
 
 
+@pytest.mark.parametrize("name", ["retrain", "finetune"])
+def test_no_steps_are_an_empty_list_of_them(tmp_path, name):
+    go(tmp_path / "run", name, "shared", rounds=0, finish=0)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == ""
+
+
 def test_retraining_starts_from_fresh_weights_and_is_kept(tmp_path, monkeypatch):
     before, after = go(tmp_path / "first", "retrain", "shared", average=0.5)
     fresh = weights_of(make_model().transformer)
