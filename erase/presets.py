@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,6 +66,9 @@ def _read_preset(name: str) -> dict[str, Any]:
     presets = (path for path in root.rglob("*.yaml") if path.parent.name != "tables")
     known = sorted(str(path.relative_to(root).with_suffix("")) for path in presets)
     if name not in known:
+        family, _, pair = name.partition("/")
+        if any(path.startswith(f"{family}/") for path in known) and any(path.endswith(f"/{pair}") for path in known):
+            raise UserError(f"there is no preset {name}; write your own settings, as --config FILE")
         raise UserError(f"unknown preset {name!r}{nearest(name, known)}")
     return load_yaml(root / f"{name}.yaml")
 
@@ -212,8 +216,16 @@ def _base(request: RunConfig, asked: Mapping[str, Any], family: str | None, down
     why = refusal(method, policy)
     if why:
         raise UserError(why)  # there is no such preset
-    family = family or family_of(str(asked.get("model", {}).get("source", "digits")), download)
-    return load_preset(f"{family}/{method.name}-{policy}")
+    source = str(asked.get("model", {}).get("source", "digits"))
+    family = family or family_of(source, download)
+    return laid_over(load_preset(f"{family}/{method.name}-{policy}"), method.recorded(_about(source)))
+
+
+def _about(source: str) -> Mapping[str, Any]:
+    """What a pack says of itself; nothing for other models, and for one that is not there."""
+    with contextlib.suppress(UserError):  # what is wrong with it is said where it is loaded
+        return (read_about(find_source(source, download=False)) if source not in HUB else None) or {}
+    return {}
 
 
 def base_values(preset: str | None, config: str | None, default: str) -> dict[str, Any]:

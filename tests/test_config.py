@@ -453,3 +453,26 @@ def test_the_hash_is_of_what_differs_from_the_defaults():
     assert "base" not in changed(resolve(request(optimizer="shared")))["optimizer"]
     given = resolve(request(unlearn={"label_dropout": UnlearnConfig().label_dropout}))
     assert config_hash(given) == config_hash(config)
+
+
+def test_retraining_takes_the_recipe_that_the_pack_was_made_by(tmp_path):
+    """The digits' preset holds the digits' recipe; another pack's stands in its place, under what is asked for."""
+    asked = {"method": "retrain", "optimizer": "shared"}
+    preset = resolve(RunConfig(["3"], preset="digits/retrain-shared", **asked))
+    assert resolve(RunConfig(["3"], model="digits", **asked)) == preset
+    pack = tmp_path / "pack"
+    pack.mkdir()
+    (pack / "model_index.json").write_text("{}")
+    about = json.loads((shipped("assets") / "digits" / "erase.json").read_text())
+    recipe = {"steps": 70, "batch_size": 8, "lr": 0.5, "warmup": 3, "ema": 0.25, "label_dropout": 0.75}
+    about["provenance"]["recipe"]["dit"] |= recipe
+    (pack / "erase.json").write_text(json.dumps(about))
+    plan = resolve(RunConfig(["3"], model=str(pack), **asked), {"unlearn": {"retain": {"warmup": 1}}}).unlearn
+    assert (plan.finish, plan.average, plan.label_dropout) == (70, 0.25, 0.75)
+    assert (plan.retain.batch_size, plan.retain.lr, plan.retain.warmup) == (8, 0.5, 1)
+    assert dataclasses.replace(plan.retain, batch_size=64, lr=2e-3, warmup=200) == preset.unlearn.retain
+    finetune = {"method": "finetune", "optimizer": "shared"}
+    assert resolve(RunConfig(["3"], model=str(pack), **finetune)).unlearn.average is None
+    about["provenance"]["recipe"] = [1]
+    (pack / "erase.json").write_text(json.dumps(about))
+    assert resolve(RunConfig(["3"], model=str(pack), **asked)).unlearn == preset.unlearn

@@ -82,6 +82,11 @@ def test_every_method_that_can_run_has_a_preset_and_says_if_it_is_not_published(
         assert ("not published." in text.split("\n")[0]) == ((method, policy) not in published)
 
 
+def test_retraining_has_no_preset_and_says_what_to_do():
+    with pytest.raises(UserError, match="there is no preset imagenet512/retrain-shared; write your own settings, as"):
+        resolve(RunConfig(["207"], model="facebook/DiT-XL-2-512", method="retrain", optimizer="shared"))
+
+
 NAMES = sorted(path.stem for path in (shipped("configs") / "imagenet256").glob("*.yaml"))
 
 

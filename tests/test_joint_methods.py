@@ -394,9 +394,29 @@ def test_ltu_has_a_small_balanced_share_of_the_retain_set():
     assert set(chosen.rows) != set(sets[1]["retain"].rows)
 
 
+def test_ltu_s_share_is_of_images_and_a_mirrored_one_goes_with_its_own():
+    from dataclasses import dataclass
+
+    from erase.data.latents import LatentSet
+    from erase.data.moments import Moments
+
+    @dataclass(frozen=True)
+    class Mirrored(Moments):
+        images: int = 0
+
+    labels = np.tile(np.repeat([0, 1], 50), 2)  # 100 images, and their mirror images after them
+    images = LatentSet(Mirrored(torch.zeros(200, 4, 8, 8), torch.zeros(200, 4, 8, 8), 1.0, 100), np.arange(200), labels)
+    method = METHODS["ltu"](METHODS["ltu"].Options("ltu", retain_share=0.1), None)
+    chosen = method.training_sets({"forget": images, "retain": images}, 0)["retain"]
+    assert len(chosen) == 20
+    assert len(set(chosen.rows % 100)) == 10
+    assert sorted(chosen.labels.tolist()) == [0] * 10 + [1] * 10
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
+        ({"method": "eupmu", "unlearn": {"forget": {"weight": 2.0}}, "optimizer": "shared"}, "weighs its two losses"),
         ({"method": "eupmu", "optimizer": "dual"}, "eupmu takes one backward pass for both losses"),
         ({"method": "surgery", "unlearn": {"update": "alternating"}}, "surgery has joint updates only"),
         ({"method": {"name": "ltu", "order": 2}, "runtime": {"checkpointing": True}}, "no runtime.checkpointing"),

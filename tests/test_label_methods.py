@@ -6,7 +6,7 @@ import torch
 from erase.diffusion import Schedule
 from erase.methods import METHODS
 from erase.methods.base import Beforehand
-from erase.saliency import mean_gradient, top_share_mask
+from erase.saliency import fisher_by_loop, mean_gradient, top_share_mask
 from erase.task import DiffusionTask
 
 from .helpers import make_batch, make_transformer
@@ -108,6 +108,31 @@ def test_saliency_is_the_gradient_of_the_forget_loss_over_all_batches():
     masks = method.precompute(Beforehand(module, lambda side, n: parts))
     total = sum(p.numel() for p in module.parameters())
     assert sum(int(m.sum()) for m in masks.values()) == round(0.3 * total)
+
+
+@pytest.mark.parametrize("form", ["distill", "relabel"])
+def test_saliency_may_be_of_the_noise_error_or_the_fisher_diagonal_whatever_the_form(form):
+    made = {}
+    batch = batch_of(1, 1, 1, 1)
+    for saliency in ("forget", "denoise", "fisher"):
+        method = make("salun", form=form, saliency=saliency, share=0.3)
+        module = method.task.module
+        made[saliency] = method.precompute(Beforehand(module, lambda side, n: [batch.part(slice(0, 2)), batch]))
+    seen = torch.tensor([0, 1, 0, 1, 2, 3])  # the two batches as one
+    whole, task = batch.part(seen), method.task
+    error = (task.predict(whole)[:, : whole.x0.shape[1]] - whole.noise).square().mean()
+    gradients = torch.autograd.grad(error, list(module.parameters()), allow_unused=True)
+    names = list(dict(module.named_parameters()))
+    size = {n: torch.zeros_like(p) if g is None else g.abs() for n, p, g in zip(names, module.parameters(), gradients,
+                                                                               strict=True)}  # fmt: skip
+    squares = fisher_by_loop(module, task.loss, [whole])
+    for saliency, ranked in (("denoise", size), ("fisher", squares)):
+        wanted = top_share_mask(ranked, 0.3)
+        off = sum(int((made[saliency][n] ^ wanted[n]).sum()) for n in names)
+        assert off <= 4, saliency  # of thousands: two that change places by rounding
+    different = sum(int((made["denoise"][n] ^ made["fisher"][n]).sum()) for n in names)
+    assert different > 100
+    assert sum(int((made["denoise"][n] ^ made["forget"][n]).sum()) for n in names) > 100
 
 
 @pytest.mark.parametrize("mask_retain", [True, False])

@@ -6,6 +6,7 @@ import torch
 
 from erase.data.latents import LatentStream, fixed_latents
 from erase.diffusion import Schedule
+from erase.errors import UserError
 from erase.methods.base import Beforehand
 from erase.methods.sa import Options, SelectiveAmnesia
 from erase.saliency import fisher_summed
@@ -61,16 +62,34 @@ def test_the_forgotten_label_is_trained_on_noise_of_unit_variance_and_the_rest_o
         assert (drawn - x).abs().amax((1, 2, 3)).min() < 1e-5
 
 
+def test_every_forgotten_class_has_surrogates_however_few_are_asked_for():
+    method = make(forget=(0, 1), surrogates=1, **QUICK)
+    started(method)
+    sets = method.training_sets({"forget": replay(), "retain": replay()}, 0)
+    assert sorted(sets["forget"].labels) == [0, 1]
+
+
 def test_a_surrogate_class_gives_its_images_the_forgotten_label():
+    real = replay(per_class=3)
+    for kind in ("real", "generated"):
+        method = make(forget=(2,), surrogate="class", replay=kind, **QUICK)
+        tensors, _ = started(method)
+        sets = method.training_sets({"forget": real, "retain": real}, 0)
+        drawn = tensors["replay/latents"][tensors["replay/labels"] == 0]  # the class after 2, around the end
+        wanted = real.moments.mean[real.labels == 0] * FACTOR if kind == "real" else drawn
+        batch = stream(sets["forget"], len(wanted)).batch(0)
+        assert batch.labels.tolist() == [2] * len(wanted)
+        sums = [sorted(x.sum((1, 2, 3)).tolist()) for x in (batch.x0, wanted)]
+        assert sums[0] == pytest.approx(sums[1], rel=1e-4)
+        assert (sets["retain"] is real) == (kind == "real")
+
+
+def test_a_surrogate_class_of_which_there_is_no_image_is_one_line():
     method = make(forget=(2,), surrogate="class", replay="real", **QUICK)
-    tensors, _ = started(method)
-    real = replay()
-    sets = method.training_sets({"forget": real, "retain": real}, 0)
-    batch = stream(sets["forget"], 2).batch(0)
-    assert batch.labels.tolist() == [2, 2]
-    wanted = tensors["replay/latents"][tensors["replay/labels"] == 0]  # the class after 2, around the end
-    assert sorted(batch.x0.sum((1, 2, 3)).tolist()) == pytest.approx(sorted(wanted.sum((1, 2, 3)).tolist()), rel=1e-4)
-    assert sets["retain"] is real
+    started(method)
+    few = replay().part(replay().labels != 0)
+    with pytest.raises(UserError, match="no images of class 0"):
+        method.training_sets({"forget": few, "retain": few}, 0)
 
 
 def test_the_exact_fisher_squares_the_gradient_summed_over_all_timesteps():

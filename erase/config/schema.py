@@ -91,7 +91,9 @@ class SampleConfig:
     """In presets and on the command line also ``protocol``, a name that stands for a sampler, steps and guidance: see
     :func:`with_protocol`."""
 
-    seed: int = setting(0, "seed of the images, apart from the seed of unlearning", low=0, high=2**63 - 1)
+    seed: int = setting(
+        0, "seed of the images and of sa's replay, apart from the seed of unlearning", low=0, high=2**63 - 1
+    )
     per_class: int = setting(100, "images a class", low=2, high=10**5)
     retain_total: int | None = setting(
         None,

@@ -99,6 +99,11 @@ class Method:
     def check(cls, config: Any) -> None:
         """Raises UserError for settings of the whole run that this method cannot go with."""
 
+    @classmethod
+    def recorded(cls, about: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings that a pack's own record (its erase.json) gives this method, in place of its preset's."""
+        return {}
+
     def precompute(self, beforehand: Beforehand) -> Tensors:
         """Tensors to be saved in the run folder; empty if the method needs none."""
         return {}

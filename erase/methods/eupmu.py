@@ -34,8 +34,10 @@ class EUPMU(erasure.Erasure):
     delta = log l_r(before) - log l_r(after) + tolerance. For raw losses and steps of plain gradient descent this is
     dual ascent of min |d - g_f|^2 s.t. <g_r, d> >= -tolerance; under an adaptive optimizer the bound is on what its
     steps do.
-    Both evaluations see the same images, timesteps, noise and dropped labels. lambda stands in the place of
-    ``unlearn.retain.weight`` and the step's rate is the forget one: the retain settings are those of the last rounds.
+    That is the paper's rule; the released code hands delta to an Adam of its own, which steps by about its rate
+    however small delta is. Both evaluations see the same images, timesteps, noise and dropped labels. lambda stands in
+    the place of both objectives' weights and the step's rate, schedule and clip are the forget side's: of the retain
+    side's settings the batch size alone acts before the last rounds.
     """
 
     name = "eupmu"
@@ -43,6 +45,12 @@ class EUPMU(erasure.Erasure):
     updates = ("joint",)
     single_backward = True
     Options = Options
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        forget = config.unlearn.forget
+        if (forget.weight, forget.weight_schedule) != (1.0, "constant"):
+            raise UserError("eupmu weighs its two losses itself: no unlearn.forget.weight or weight_schedule")
 
     def start(self, precomputed: base.Tensors, parameters: Mapping[str, torch.nn.Parameter], seed: int = 0) -> None:
         device = next(iter(parameters.values())).device

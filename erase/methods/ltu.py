@@ -1,10 +1,12 @@
 """LTU: learning to unlearn (ECCV 2024, arXiv 2407.10494), carried over from classifiers to diffusion.
 
 From the paper's abstract: three phases (meta-tune, meta-test, meta-update) with support and query sets, a small subset
-of the retain set, and the harmonisation of the two gradients. There is no official code. Our adaptation: the forget
+of the retain set, and that the two gradients are harmonised. There is no official code. Our adaptation: the forget
 feedback is a class-erasure loss in place of membership-inference models, which tell members of a class from
 non-members and so would not remove it; support and query of the retain side hold different classes, those of the
-forget side different images; and the generic first- and second-order updates below.
+forget side different images; the generic first- and second-order updates below, with plain gradient descent inside;
+how a conflict is harmonised, by projection of the forget gradient; the subset's share; and retain labels are dropped
+as in DiT's training.
 """
 
 from __future__ import annotations
@@ -70,14 +72,14 @@ class LearningToUnlearn(erasure.Erasure):
         self.parameters = dict(parameters)
 
     def training_sets(self, sets: base.Sets, seed: int) -> base.Sets:
-        """The retain set is cut to a share of each class, at least two images."""
+        """The retain set is cut to a share of each class, at least two images; a mirrored one goes with its own."""
         retain = sets["retain"]
-        chosen = []
+        items, chosen = retain.rows % retain.moments.images, []
         for label in np.unique(retain.labels):
-            members = np.flatnonzero(retain.labels == label)
-            order = rng.generator(seed, f"ltu/subset/{label}").permutation(len(members))
-            chosen.append(members[order[: max(2, round(self.options.retain_share * len(members)))]])
-        return {**sets, "retain": retain.part(np.sort(np.concatenate(chosen)))}
+            images = np.unique(items[retain.labels == label])
+            order = rng.generator(seed, f"ltu/subset/{label}").permutation(len(images))
+            chosen.append(images[order[: max(2, round(self.options.retain_share * len(images)))]])
+        return {**sets, "retain": retain.part(np.isin(items, np.concatenate(chosen)))}
 
     def gradients(self, batches: Mapping[str, Any], take: base.TakeGradient) -> dict[str, base.Gradient]:
         meta = self.second_order if self.options.order == 2 else self.first_order

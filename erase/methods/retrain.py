@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -10,12 +11,24 @@ from . import base, finetune
 
 
 class Retrain(finetune.Finetune):
-    """Fresh weights, trained on the retain set alone by the recipe of the preset; kept in the cache."""
+    """Fresh weights, trained on the retain set alone by the pack's own recipe (or the preset's); kept in the cache."""
 
     name = "retrain"
     summary = "train from scratch on the retain set: the gold reference"
     needs = ("retain images", "the time of a training")
     keeps_weights = True
+
+    @classmethod
+    def recorded(cls, about: Mapping[str, Any]) -> dict[str, Any]:
+        """The DiT recipe under which ``erase pretrain`` made the pack."""
+        recipe: Any = about
+        for key in ("provenance", "recipe", "dit"):
+            recipe = recipe.get(key) if isinstance(recipe, Mapping) else None
+        if not isinstance(recipe, Mapping):
+            return {}
+        retain = {key: recipe[key] for key in ("batch_size", "lr", "warmup") if key in recipe}
+        names = {"steps": "finish", "ema": "average", "label_dropout": "label_dropout"}
+        return {"unlearn": {**{names[key]: recipe[key] for key in names if key in recipe}, "retain": retain}}
 
     def start(self, precomputed: base.Tensors, parameters: Mapping[str, torch.nn.Parameter], seed: int = 0) -> None:
         with torch.no_grad():

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from ..config import setting
-from ..data.latents import fixed_latents
+from ..data.latents import LatentSet, fixed_latents
+from ..errors import UserError
 from ..saliency import fisher_diagonal, fisher_summed, mean_loss
 from . import base
 
@@ -20,7 +21,7 @@ class Options(base.Options):
     surrogate: str = setting(
         "noise", "what the forgotten label shall draw: noise latents, or the next class", choices=("noise", "class")
     )
-    surrogates: int = setting(1024, "noise latents to draw from", low=1, high=10**6)
+    surrogates: int = setting(1024, "noise latents to an epoch, each use drawn anew", low=1, high=10**6)
     replay: str = setting(
         "generated", "retain images: the model's own samples, or the real ones", choices=("generated", "real")
     )
@@ -44,7 +45,9 @@ class SelectiveAmnesia(base.Method):
     loss of the original model: sum F d^2 / L0^2 is the squared relative change of the loss that the Fisher diagonal
     predicts, so ``strength`` has the same meaning whatever the loss is multiplied by. The replay and the penalty form
     the retain objective, whose weight scales both. As in the original, F takes in all classes, the forgotten too. The
-    replay is drawn with the run's guidance, and trained on with label dropout as the real images would be.
+    replay is drawn under the run's sampling protocol, so that another one gives other weights, and trained on with
+    label dropout as the real images would be; a surrogate class is one of the replay's. ``fisher=exact`` is of the
+    loss's mean over timesteps, whose square is smaller than that of single ones: the same strength then holds less.
     """
 
     name = "sa"
@@ -82,23 +85,23 @@ class SelectiveAmnesia(base.Method):
 
     def training_sets(self, sets: base.Sets, seed: int) -> base.Sets:
         factor = sets["forget"].moments.scaling_factor
-        forget = np.array(sorted(self.task.forget))
+        forget, retain = np.array(sorted(self.task.forget)), sets["retain"]
+        if self.options.replay == "generated":
+            keep = ~np.isin(self.labels, forget)
+            retain = fixed_latents(self.latents[torch.from_numpy(keep)], self.labels[keep], factor)
         if self.options.surrogate == "noise":
-            zeros = torch.zeros(self.options.surrogates, *self.latents.shape[1:])
+            zeros = torch.zeros(max(self.options.surrogates, len(forget)), *self.latents.shape[1:])
             surrogate = fixed_latents(zeros, np.resize(forget, len(zeros)), factor, spread=1.0)
-        else:
-            images, labels = [], []
-            for label in forget:
-                stand_in = int(self.task.next_class(torch.tensor([label]))[0])
-                chosen = self.latents[torch.from_numpy(self.labels == stand_in)]
-                images.append(chosen)
-                labels.append(np.full(len(chosen), label))
-            surrogate = fixed_latents(torch.cat(images), np.concatenate(labels), factor)
-        if self.options.replay == "real":
-            return {"forget": surrogate, "retain": sets["retain"]}
-        keep = ~np.isin(self.labels, forget)
-        replay = fixed_latents(self.latents[torch.from_numpy(keep)], self.labels[keep], factor)
-        return {"forget": surrogate, "retain": replay}
+            return {"forget": surrogate, "retain": retain}
+        rows, labels = [], []
+        for label in forget:
+            stand_in = int(self.task.next_class(torch.tensor([label]))[0])
+            rows.append(retain.rows[retain.labels == stand_in])
+            labels.append(np.full(len(rows[-1]), label))
+            if not len(rows[-1]):
+                raise UserError(f"there are no images of class {stand_in}, which shall stand in for {label}")
+        surrogate = LatentSet(retain.moments, np.concatenate(rows), np.concatenate(labels))
+        return {"forget": surrogate, "retain": retain}
 
     def forget_values(self, batch: Any) -> torch.Tensor:
         values: torch.Tensor = self.task.loss(batch)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..config import setting
-from ..saliency import apply_mask, mean_gradient, top_share_mask, with_masks
+from ..saliency import apply_mask, fisher_diagonal, mean_gradient, top_share_mask, with_masks
 from . import base, random_label
 
 
@@ -20,6 +20,12 @@ class Options(random_label.Options):
         "distill",
         "distill: the paper's, the forgotten label's prediction goes to the other's; relabel: the published DiT code's",
         choices=random_label.FORMS,
+    )
+    saliency: str = setting(
+        "forget",
+        "the magnitude of a gradient over the forget set: forget: of the forget loss; denoise: of the noise error, as "
+        "SalUn's code takes it (there under guidance); fisher: the Fisher diagonal instead, as the published DiT code",
+        choices=("forget", "denoise", "fisher"),
     )
     share: float = setting(0.5, "share of all weights that the saliency mask selects", low=0.0, high=1.0)
     saliency_samples: int = setting(
@@ -31,14 +37,15 @@ class Options(random_label.Options):
 class SalUn(random_label.RandomLabel):
     """Random label on salient weights: l_f = E mean_d (eps(x_t, t, c_f) - sg[eps(x_t, t, c')])^2, c' the next class.
 
-    Saliency is the magnitude of the gradient of the forget loss at the original weights, ranked over all of them.
+    The mask selects the ``share`` of all weights with the largest saliency at the original weights, by default
+    |grad l_f|. The published code ranks by other quantities, see the option.
     """
 
     name = "salun"
     summary = "another class's label, on the weights of the largest forget gradient"
     needs = ("forget images", "retain images", "saliency mask")
     memory = 0.25
-    precomputed_from = ("form", "share", "saliency_samples")
+    precomputed_from = ("form", "saliency", "share", "saliency_samples")
     quick: ClassVar[dict[str, Any]] = {"saliency_samples": 16}
     Options = Options
 
@@ -47,9 +54,16 @@ class SalUn(random_label.RandomLabel):
         return labels
 
     def precompute(self, beforehand: base.Beforehand) -> base.Tensors:
-        batches = beforehand.batches("forget", self.options.saliency_samples)
-        gradient = mean_gradient(beforehand.module, partial(self.loss, "forget"), batches)
+        module, batches = beforehand.module, beforehand.batches("forget", self.options.saliency_samples)
+        if self.options.saliency == "fisher":
+            return top_share_mask(fisher_diagonal(module, self.task.loss, batches), self.options.share)
+        loss = partial(self.loss, "forget") if self.options.saliency == "forget" else self.noise_error
+        gradient = mean_gradient(module, loss, batches)
         return top_share_mask({name: g.abs() for name, g in gradient.items()}, self.options.share)
+
+    def noise_error(self, batch: Any) -> torch.Tensor:
+        error: torch.Tensor = self.task.mse(batch).mean()
+        return error
 
     def start(self, precomputed: base.Tensors, parameters: Mapping[str, torch.nn.Parameter], seed: int = 0) -> None:
         self.masked = with_masks(parameters, precomputed)

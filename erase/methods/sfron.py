@@ -20,7 +20,10 @@ class Options(ga.Options):
 
 
 class SFRon(ga.GradientAscent):
-    """Gradient ascent on the weights that matter more to the forget set than to the retain set."""
+    """Gradient ascent on the weights that matter more to the forget set than to the retain set.
+
+    Without the paper's slow averaging of the weights, which the released code switches off (b = 1).
+    """
 
     name = "sfron"
     summary = "gradient ascent on weights salient by the ratio of two Fisher diagonals"

@@ -1,4 +1,4 @@
-"""Explicit unilateral gradient surgery: the exact oracle of EUPMU's implicit one (NeurIPS 2025, arXiv 2510.22124)."""
+"""Explicit unilateral gradient surgery, which EUPMU's is an implicit form of (NeurIPS 2025, arXiv 2510.22124)."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Surgery(erasure.Erasure):
     """The forget gradient is edited, and only on conflict: d = g_f + lambda* g_r, so that <g_r, d> >= -tolerance.
 
     d solves min |d - g_f|^2 under that constraint. The retain gradient itself is stepped on as well, by its weight;
-    ``unlearn.retain.weight=0`` under ``shared`` gives d alone. With an adaptive optimizer the bound holds for the
-    gradients, not for the step.
+    ``unlearn.retain.weight=0`` under ``shared`` gives d alone, the exact oracle of ``eupmu``. With an adaptive
+    optimizer the bound holds for the gradients, not for the step.
     """
 
     name = "surgery"
