@@ -68,7 +68,7 @@ def _read_preset(name: str) -> dict[str, Any]:
     if name not in known:
         family, _, pair = name.partition("/")
         if any(path.startswith(f"{family}/") for path in known) and any(path.endswith(f"/{pair}") for path in known):
-            raise UserError(f"there is no preset {name}; write your own settings, as --config FILE")
+            raise UserError(f"there is no preset {name}; give your own settings by --config FILE")
         raise UserError(f"unknown preset {name!r}{nearest(name, known)}")
     return load_yaml(root / f"{name}.yaml")
 

@@ -473,6 +473,11 @@ def test_retraining_takes_the_recipe_that_the_pack_was_made_by(tmp_path):
     assert dataclasses.replace(plan.retain, batch_size=64, lr=2e-3, warmup=200) == preset.unlearn.retain
     finetune = {"method": "finetune", "optimizer": "shared"}
     assert resolve(RunConfig(["3"], model=str(pack), **finetune)).unlearn.average is None
+    for wrong in ({"steps": 0}, {"lr": "fast"}, {"ema": None}):
+        about["provenance"]["recipe"]["dit"] = {**recipe, **wrong, "of_a_later_version": 1}
+        (pack / "erase.json").write_text(json.dumps(about))
+        with pytest.raises(UserError, match=f"erase.json: provenance.recipe.dit.{next(iter(wrong))} must be"):
+            resolve(RunConfig(["3"], model=str(pack), **asked))
     about["provenance"]["recipe"] = [1]
     (pack / "erase.json").write_text(json.dumps(about))
     assert resolve(RunConfig(["3"], model=str(pack), **asked)).unlearn == preset.unlearn

@@ -83,7 +83,7 @@ def test_every_method_that_can_run_has_a_preset_and_says_if_it_is_not_published(
 
 
 def test_retraining_has_no_preset_and_says_what_to_do():
-    with pytest.raises(UserError, match="there is no preset imagenet512/retrain-shared; write your own settings, as"):
+    with pytest.raises(UserError, match="there is no preset imagenet512/retrain-shared; give your own settings by"):
         resolve(RunConfig(["207"], model="facebook/DiT-XL-2-512", method="retrain", optimizer="shared"))
 
 

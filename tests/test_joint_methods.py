@@ -417,6 +417,10 @@ def test_ltu_s_share_is_of_images_and_a_mirrored_one_goes_with_its_own():
     ("asked", "message"),
     [
         ({"method": "eupmu", "unlearn": {"forget": {"weight": 2.0}}, "optimizer": "shared"}, "weighs its two losses"),
+        (
+            {"method": "eupmu", "unlearn": {"forget": {"weight_schedule": "cosine"}}, "optimizer": "shared"},
+            "weighs its two losses",
+        ),
         ({"method": "eupmu", "optimizer": "dual"}, "eupmu takes one backward pass for both losses"),
         ({"method": "surgery", "unlearn": {"update": "alternating"}}, "surgery has joint updates only"),
         ({"method": {"name": "ltu", "order": 2}, "runtime": {"checkpointing": True}}, "no runtime.checkpointing"),

@@ -101,7 +101,7 @@ class Method:
 
     @classmethod
     def recorded(cls, about: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings that a pack's own record (its erase.json) gives this method, in place of its preset's."""
+        """Settings that a pack's own record (its erase.json) gives this method, in place of its default preset's."""
         return {}
 
     def precompute(self, beforehand: Beforehand) -> Tensors:

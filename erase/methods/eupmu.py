@@ -35,9 +35,9 @@ class EUPMU(erasure.Erasure):
     dual ascent of min |d - g_f|^2 s.t. <g_r, d> >= -tolerance; under an adaptive optimizer the bound is on what its
     steps do.
     That is the paper's rule; the released code hands delta to an Adam of its own, which steps by about its rate
-    however small delta is. Both evaluations see the same images, timesteps, noise and dropped labels. lambda stands in
-    the place of both objectives' weights and the step's rate, schedule and clip are the forget side's: of the retain
-    side's settings the batch size alone acts before the last rounds.
+    however small delta is. Both evaluations see the same images, timesteps, noise and dropped labels. lambda is
+    the retain loss's factor and the forget loss's is 1; the step's rate, schedule and clip are the forget side's. Of
+    the retain side's settings the batch size alone acts before the last rounds.
     """
 
     name = "eupmu"

@@ -1,7 +1,7 @@
 """LTU: learning to unlearn (ECCV 2024, arXiv 2407.10494), carried over from classifiers to diffusion.
 
 From the paper's abstract: three phases (meta-tune, meta-test, meta-update) with support and query sets, a small subset
-of the retain set, and that the two gradients are harmonised. There is no official code. Our adaptation: the forget
+of the retain set, and gradients that are harmonised. There is no official code. Our adaptation: the forget
 feedback is a class-erasure loss in place of membership-inference models, which tell members of a class from
 non-members and so would not remove it; support and query of the retain side hold different classes, those of the
 forget side different images; the generic first- and second-order updates below, with plain gradient descent inside;

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from ..config import DitRecipe, build
 from . import base, finetune
 
 
@@ -20,15 +22,17 @@ class Retrain(finetune.Finetune):
 
     @classmethod
     def recorded(cls, about: Mapping[str, Any]) -> dict[str, Any]:
-        """The DiT recipe under which ``erase pretrain`` made the pack."""
+        """The DiT recipe under which ``erase pretrain`` made the pack. Raises UserError for one that cannot be."""
         recipe: Any = about
         for key in ("provenance", "recipe", "dit"):
             recipe = recipe.get(key) if isinstance(recipe, Mapping) else None
         if not isinstance(recipe, Mapping):
             return {}
-        retain = {key: recipe[key] for key in ("batch_size", "lr", "warmup") if key in recipe}
-        names = {"steps": "finish", "ema": "average", "label_dropout": "label_dropout"}
-        return {"unlearn": {**{names[key]: recipe[key] for key in names if key in recipe}, "retain": retain}}
+        known = {field.name: recipe[field.name] for field in dataclasses.fields(DitRecipe) if field.name in recipe}
+        made: DitRecipe = build(DitRecipe, known, "the pack's erase.json: provenance.recipe.dit")
+        retain = {"batch_size": made.batch_size, "lr": made.lr, "warmup": made.warmup}
+        plan = {"finish": made.steps, "average": made.ema, "label_dropout": made.label_dropout}
+        return {"unlearn": {**plan, "retain": retain}}
 
     def start(self, precomputed: base.Tensors, parameters: Mapping[str, torch.nn.Parameter], seed: int = 0) -> None:
         with torch.no_grad():

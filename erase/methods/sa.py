@@ -11,7 +11,6 @@ import torch
 
 from ..config import setting
 from ..data.latents import LatentSet, fixed_latents
-from ..errors import UserError
 from ..saliency import fisher_diagonal, fisher_summed, mean_loss
 from . import base
 
@@ -19,16 +18,18 @@ from . import base
 @dataclass(frozen=True)
 class Options(base.Options):
     surrogate: str = setting(
-        "noise", "what the forgotten label shall draw: noise latents, or the next class", choices=("noise", "class")
+        "noise",
+        "what the forgotten label shall draw: noise latents, or the next class that has images",
+        choices=("noise", "class"),
     )
-    surrogates: int = setting(1024, "noise latents to an epoch, each use drawn anew", low=1, high=10**6)
+    surrogates: int = setting(1024, "noise latents in the set; each use draws new noise", low=1, high=10**6)
     replay: str = setting(
         "generated", "retain images: the model's own samples, or the real ones", choices=("generated", "real")
     )
     replay_per_class: int = setting(100, "samples of each class for replay and Fisher", low=1, high=10**5)
     fisher: str = setting(
         "sampled",
-        "sampled: squared gradients at random timesteps; exact: of the loss summed over all timesteps",
+        "sampled: squared gradients at random timesteps; exact: of the loss's mean over all timesteps",
         choices=("sampled", "exact"),
     )
     fisher_samples: int = setting(1024, "samples of the sampled Fisher diagonal", low=1, high=10**7)
@@ -45,7 +46,7 @@ class SelectiveAmnesia(base.Method):
     loss of the original model: sum F d^2 / L0^2 is the squared relative change of the loss that the Fisher diagonal
     predicts, so ``strength`` has the same meaning whatever the loss is multiplied by. The replay and the penalty form
     the retain objective, whose weight scales both. As in the original, F takes in all classes, the forgotten too. The
-    replay is drawn under the run's sampling protocol, so that another one gives other weights, and trained on with
+    replay is drawn under the run's sampling protocol, so that another one gives another result, and trained on with
     label dropout as the real images would be; a surrogate class is one of the replay's. ``fisher=exact`` is of the
     loss's mean over timesteps, whose square is smaller than that of single ones: the same strength then holds less.
     """
@@ -93,13 +94,11 @@ class SelectiveAmnesia(base.Method):
             zeros = torch.zeros(max(self.options.surrogates, len(forget)), *self.latents.shape[1:])
             surrogate = fixed_latents(zeros, np.resize(forget, len(zeros)), factor, spread=1.0)
             return {"forget": surrogate, "retain": retain}
-        rows, labels = [], []
+        rows, labels, present = [], [], np.unique(retain.labels)
         for label in forget:
-            stand_in = int(self.task.next_class(torch.tensor([label]))[0])
+            stand_in = present[np.searchsorted(present, label) % len(present)]
             rows.append(retain.rows[retain.labels == stand_in])
             labels.append(np.full(len(rows[-1]), label))
-            if not len(rows[-1]):
-                raise UserError(f"there are no images of class {stand_in}, which shall stand in for {label}")
         surrogate = LatentSet(retain.moments, np.concatenate(rows), np.concatenate(labels))
         return {"forget": surrogate, "retain": retain}
 

@@ -23,14 +23,12 @@ class Options(random_label.Options):
     )
     saliency: str = setting(
         "forget",
-        "the magnitude of a gradient over the forget set: forget: of the forget loss; denoise: of the noise error, as "
-        "SalUn's code takes it (there under guidance); fisher: the Fisher diagonal instead, as the published DiT code",
+        "what ranks the weights. forget: |gradient of the forget loss|; denoise: |gradient of the noise error|, as in "
+        "SalUn's code (there with guidance); fisher: the Fisher diagonal, as in DualOptim's DiT code",
         choices=("forget", "denoise", "fisher"),
     )
     share: float = setting(0.5, "share of all weights that the saliency mask selects", low=0.0, high=1.0)
-    saliency_samples: int = setting(
-        1024, "forget samples for the gradient whose magnitude is the saliency", low=1, high=10**7
-    )
+    saliency_samples: int = setting(1024, "forget samples that the saliency is taken over", low=1, high=10**7)
     mask_retain: bool = setting(True, "retain steps move salient weights alone too")
 
 

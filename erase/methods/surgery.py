@@ -1,4 +1,4 @@
-"""Explicit unilateral gradient surgery, which EUPMU's is an implicit form of (NeurIPS 2025, arXiv 2510.22124)."""
+"""Explicit unilateral gradient surgery; EUPMU is its implicit form (NeurIPS 2025, arXiv 2510.22124)."""
 
 from __future__ import annotations
 
