@@ -197,6 +197,8 @@ def methods(as_json: bool, debug: bool) -> None:
         return
     for row in rows:
         click.echo(f"{row['method']:14}{row['summary']}\n{'':14}needs {', '.join(row['needs'])}")
+        if "alternating" not in row["updates"]:
+            click.echo(f"{'':14}one step of forget and retain together a round")
         for policy, why in row["policies"].items():
             click.echo(f"{'':14}{policy:10}{'yes' if why is None else 'no: ' + why}")
 
@@ -204,11 +206,20 @@ def methods(as_json: bool, debug: bool) -> None:
 @cli.command()
 @click.argument("config", metavar="CONFIG")
 @click.option("--output", "-o", required=True, metavar="DIR", help="Folder of the cells and of the rendered table.")
-@click.option("--jobs", type=click.IntRange(1), help="Cells at a time.  [default: one a GPU, else one a CPU core]")
 @click.option(
-    "--keep", type=click.Choice(["results", "samples", "all"]), default="results", help="What of each run is kept."
+    "--jobs",
+    type=click.IntRange(1),
+    help="Cells at a time, which share the CPU cores.  [default: one a GPU, else one a core]",
+)
+@click.option(
+    "--keep",
+    type=click.Choice(["results", "samples", "all"]),
+    default="results",
+    show_default=True,
+    help="What stays of each run in DIR/cells: results.json and its grid, its samples too, or all.",
 )
 @click.option("--render", "only_render", is_flag=True, help="Render what is there and run nothing.")
+@click.option("--retry", is_flag=True, help="Run also those again that ended in a number that is not finite.")
 @AS_JSON
 @DEBUG
 def table(config: str, as_json: bool, debug: bool, output: str, **asked: Any) -> int:
@@ -218,19 +229,23 @@ def table(config: str, as_json: bool, debug: bool, output: str, **asked: Any) ->
     erase table digits-policies --output tables
     erase table mine.yaml --output tables --jobs 2
 
-    Run the same command again to continue; cells that are there are not run again.
+    Run the same command again to continue; cells that are there are not run again. CONFIG is a file, its form as in
+    README under "Your own table", or a shipped one: digits-policies, digits-methods, digits-claim, digits-sensitivity,
+    digits-search, digits-search-wide, paper-table2.
     """
     from pathlib import Path
 
+    from .table.render import short_text
     from .table.run import run_table
 
     with graceful():
         content = run_table(config, output, **asked)
     text = Path(output) / f"{Path(config).stem}.md"
-    _say(json.dumps(content, indent=2) if as_json else f"\n{text.read_text(encoding='utf-8')}\n{text}")
-    if not content["failed"] or asked["only_render"]:
+    _say(json.dumps(content, indent=2) if as_json else f"\n{short_text(content)}\n{text}")
+    again = len(content["failed"]) - content["diverged"]
+    if not again or asked["only_render"]:
         return 0
-    click.echo(f"erase: {len(content['failed'])} cells failed; the same command tries them again", err=True)
+    click.echo(f"erase: {again} cells failed; the same command tries them again", err=True)
     return 1
 
 

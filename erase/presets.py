@@ -21,7 +21,7 @@ from .config import (
 )  # fmt: skip
 from .errors import Faults, UserError, nearest
 from .files import digest, shipped
-from .methods import Method, find_method, refusal
+from .methods import Method, default_policy, find_method, refusal
 from .optim import check_kinds
 from .packs import read_about
 from .sources import CHECKPOINTS, HUB, find_source, read_config
@@ -212,7 +212,7 @@ def _base(request: RunConfig, asked: Mapping[str, Any], family: str | None, down
     if request.config is not None or request.preset is not None:
         return base_values(request.preset, request.config, "")
     method = find_method(str(asked.get("method", {}).get("name", "sfron")))
-    policy = str(asked.get("optimizer", {}).get("policy", "dual"))
+    policy = str(asked.get("optimizer", {}).get("policy", default_policy(method)))
     why = refusal(method, policy)
     if why:
         raise UserError(why)  # there is no such preset

@@ -145,7 +145,7 @@ PRESET = ("--preset", "digits/sfron-dual")
         (["--preset", "digits/sfron-daul"], ["unknown preset 'digits/sfron-daul'", "did you mean"]),
         (["--method", "sfrom"], ["unknown method 'sfrom'; did you mean 'sfron'?"]),
         (["--optimizer", "duel"], ["unknown optimizer policy 'duel'; did you mean 'dual'?"]),
-        (["--method", "finetune"], ["finetune has one objective", "--optimizer shared"]),
+        (["--method", "finetune", "--optimizer", "dual"], ["finetune has one objective", "--optimizer shared"]),
         ([*PRESET, "unlearn.forget.lrr=1"], ["unknown key 'unlearn.forget.lrr'; did you mean 'unlearn.forget.lr'"]),
         ([*PRESET, "unlearn.rounds=many"], ["unlearn.rounds must be a whole number"]),
         ([*PRESET, "unlearn.rounds=-1", "sample.steps=0"], ["unlearn.rounds must be", "; sample.steps must be"]),
@@ -549,7 +549,7 @@ def test_an_interrupted_table_has_its_code_and_is_rendered(call, cells, tmp_path
     ("words", "parts"),
     [
         (["mine.yaml"], ["--output"]),
-        (["absent.yaml", "-o", "out"], ["cannot read the config absent.yaml"]),
+        (["absent.yaml", "-o", "out"], ["no file absent.yaml and no shipped table of that name", "digits-policies"]),
         (["mine.yaml", "-o", "mine.yaml"], ["cannot write the output folder mine.yaml"]),
         (["mine.yaml", "-o", "out", "--jobs", "0"], ["--jobs"]),
         (["mine.yaml", "-o", "out", "--keep", "none"], ["--keep"]),

@@ -370,7 +370,7 @@ def test_words_beat_the_request_which_beats_the_preset():
         ({"optimizer": "sharde", "preset": None}, {}, "unknown optimizer policy 'sharde'"),
         ({"method": {"gama": 2}}, {}, r"unknown key 'method.gama'; did you mean 'method.gamma'"),
         ({}, {"unlern": {"rounds": 1}}, r"unknown key 'unlern'; did you mean 'unlearn'"),
-        ({"method": "finetune"}, {}, "finetune has one objective"),
+        ({"method": "finetune", "optimizer": "dual"}, {}, "finetune has one objective"),
         ({"config": "x.yaml"}, {}, "give a preset or a config file, not both"),
         ({"config": "absent.yaml", "preset": None}, {}, r"cannot read the config absent\.yaml"),
         ({"seed": "x"}, {}, "seed must be a whole number"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from erase.config import ObjectiveConfig, OptimizerConfig, OptimizerSide, RunConfig, RuntimeConfig, UnlearnConfig
-from erase.data.latents import Batch
+from erase.data.latents import Batch, fixed_latents
 from erase.diffusion import Schedule
 from erase.errors import UserError
 from erase.methods import METHODS, refusal
@@ -258,10 +258,22 @@ def test_ltu_refuses_what_it_cannot_halve_before_anything_is_loaded(words, why):
         resolve(RunConfig(forget=["3"], method="ltu"), words)
 
 
-def test_a_batch_of_one_kind_is_halved():
+def test_a_batch_of_one_kind_is_halved_by_its_images():
     for split in (by_image, by_class):
         first, second = split(split_batch([2, 4, 6], [1, 1, 1]))
         assert (len(first), len(second)) == (2, 1)
+        first, second = split(split_batch([2, 2, 4, 4], [1, 1, 1, 1]))  # two images and their mirrored copies
+        assert (first.items.tolist(), second.items.tolist()) == ([2, 2], [4, 4])
+        first, second = split(split_batch([2, 2], [1, 1]))
+        assert len(first) == len(second) == 1
+
+
+def test_ltu_refuses_a_single_forget_image():
+    images = fixed_latents(torch.zeros(2, 4, 4, 4), np.array([1, 1]), 1.0)
+    ltu = METHODS["ltu"](METHODS["ltu"].Options("ltu"), None)
+    assert ltu.training_sets({"forget": images, "retain": images}, 0)["forget"] is images
+    with pytest.raises(UserError, match="two forget images or more"):
+        ltu.training_sets({"forget": images.part(np.array([True, False])), "retain": images}, 0)
 
 
 def test_harmonising_projects_on_conflict_alone():

@@ -275,9 +275,46 @@ def test_a_table_may_not_overwrite_the_cells(table, name):
 
 
 def test_a_shipped_table_is_found_by_its_name(tmp_path):
+    (tmp_path / "cells.jsonl").touch()
     content = run_table("digits-policies", str(tmp_path), only_render=True)
     assert content["missing"] == 60
-    assert (tmp_path / "digits-policies.md").is_file()
+    text = (tmp_path / "digits-policies.md").read_text()
+    assert "Written by `erase table digits-policies --output .` in this folder." in text
+
+
+def test_a_table_that_is_not_there_is_named_with_the_nearest(tmp_path):
+    with pytest.raises(UserError, match=r"no file digits-polices and no shipped table.*'digits-policies'"):
+        run_table("digits-polices", str(tmp_path))
+
+
+def test_where_no_cells_are_nothing_is_rendered(tmp_path):
+    with pytest.raises(UserError, match=r"holds no cells\.jsonl"):
+        run_table("digits-policies", str(tmp_path / "none"), only_render=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_cell_that_diverged_is_run_again_only_if_asked(table, tmp_path):
+    def outcome(task):
+        return {"error": "BadNumberError: loss is inf at step 3"} if task.request.seed else entry()
+
+    assert table(Stub(outcome))["diverged"] == 2
+    again = Stub()
+    content = table(again)
+    assert (again.cells, content["diverged"], len(content["failed"])) == ([], 2, 2)
+    asked = Stub()
+    content = run_table(str(tmp_path / "mine.yaml"), str(tmp_path / "out"), retry=True, runner=asked)
+    assert (len(asked.cells), content["failed"], content["done"]) == (2, {}, 4)
+
+
+def test_finished_cells_that_kept_less_are_told_of(table, tmp_path, capsys):
+    table()
+    for keep in ("results", "samples"):
+        run_table(str(tmp_path / "mine.yaml"), str(tmp_path / "out"), keep=keep, runner=Stub())
+    assert capsys.readouterr().err.count("4 finished cells kept less than --keep samples asks for") == 1
+    for cell in entries(tmp_path):
+        (tmp_path / "out" / "cells" / cell["key"] / "samples").mkdir(parents=True)
+    run_table(str(tmp_path / "mine.yaml"), str(tmp_path / "out"), keep="samples", runner=Stub())
+    assert "kept less" not in capsys.readouterr().err
 
 
 class TestGolden:
@@ -294,6 +331,23 @@ class TestGolden:
         assert (config.unlearn.rounds, config.unlearn.finish, config.seed) == (2, 1, 0)
         assert (config.sample.per_class, config.sample.steps, config.unlearn.forget.batch_size) == (2, 2, 8)
         assert (config.unlearn.forget.lr, config.optimizer.policy, config.runtime.threads) == (0.5, "dual", 1)
+
+    def test_of_a_folder_of_images_it_takes_few_and_a_class_of_the_table(self, table):
+        runner = Stub()
+        table(runner, set={"data.source": "images", "sample.retain_total": 10000})
+        (task,) = runner.golden
+        config = resolve(task.request, task.settings)
+        assert task.request.forget == [5]
+        assert (config.data.retain_images, config.sample.retain_total) == (32, 16)
+        assert (config.score.gate_images, config.score.reference_images) == (64, 64)
+
+    def test_it_runs_beside_the_cells_and_what_a_killed_one_left_goes(self, table, tmp_path):
+        left = tmp_path / "out" / "cells" / ".golden-left"
+        left.mkdir(parents=True)
+        runner = Stub()
+        table(runner)
+        assert runner.golden[0].folder.parent.parent == tmp_path / "out" / "cells"
+        assert not left.exists()
 
     def test_a_method_shortens_its_own_options(self, table, monkeypatch):
         from erase.methods import METHODS
@@ -374,7 +428,7 @@ class TestGolden:
         assert (content["done"], content["stale"]) == (1, 3)
         assert "3 of 4 cells are stale" in (tmp_path / "out" / "mine.md").read_text()
 
-    def test_a_golden_run_that_fails_makes_nothing_stale(self, table, code, capsys):
+    def test_a_golden_run_that_fails_makes_nothing_stale(self, table, code, tmp_path, capsys):
         code("a")
         table()
         code("b")
@@ -382,6 +436,7 @@ class TestGolden:
         assert table(broken)["done"] == 4
         assert broken.cells == []
         assert "the golden run failed, OSError: no space" in capsys.readouterr().err
+        assert "cannot be judged" not in (tmp_path / "out" / "mine.md").read_text(), "they were, under the first code"
         mended = Stub()
         table(mended)
         assert (len(mended.golden), mended.cells) == (1, []), "it is tried again"
@@ -391,6 +446,7 @@ class TestGolden:
         code("a")
         broken = Stub(numbers={"error": "the process ended with code -9"})
         assert table(broken)["done"] == len(broken.cells) == 4
+        assert "4 of 4 cells cannot be judged" in (tmp_path / "out" / "mine.md").read_text()
         mended = Stub()
         assert table(mended)["done"] == len(mended.cells) == 4
         assert {task.cache for task in mended.cells} == {task.cache for task in broken.cells}

@@ -80,8 +80,15 @@ def test_it_runs_moves_the_weights_and_says_what_it_did(tmp_path, name, policy):
         assert seen == ["forget", "retain"] * 3 + ["retain"]
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if "forget" in METHODS[name].objectives])
-def test_no_forget_pass_touches_the_null_label_and_both_classes_are_forgotten(tmp_path, name):
+FORGETFUL = [(name, {}) for name in METHODS if "forget" in METHODS[name].objectives]
+FORMS = [
+    ("random_label", {"form": "relabel"}), ("salun", {"form": "relabel"}), ("sa", {"surrogate": "class"}),
+    ("ltu", {"order": 2}), ("sa", {"replay": "real"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "options"), FORGETFUL + FORMS)
+def test_no_forget_pass_touches_the_null_label_and_both_classes_are_forgotten(tmp_path, name, options):
     """Guidance takes the null branch for every class. Half of the retain labels are dropped here, no others."""
     seen = {"forget": [], "retain": []}
 
@@ -101,17 +108,36 @@ def test_no_forget_pass_touches_the_null_label_and_both_classes_are_forgotten(tm
         method.values = watched
         transformer.register_forward_pre_hook(look, with_kwargs=True)
 
-    go(tmp_path, name, "shared", spy)
+    go(tmp_path, name, "shared", spy, options)
     forget, retain = (torch.cat(seen[side]) for side in ("forget", "retain"))
     assert 12 not in forget
     assert 12 in retain
-    assert {1, 2} <= set(forget.tolist())
+    if options.get("form") == "relabel":  # the images are the forgotten ones, their label is not
+        assert set(forget.tolist()) <= {0, 3, 4}
+    else:
+        assert {1, 2} <= set(forget.tolist())
     assert not {1, 2} & set(retain.tolist())
 
 
-@pytest.mark.parametrize(
-    ("name", "policy"), [("eupmu", "shared"), ("ltu", "dual_plus"), ("sa", "dual"), ("salun", "shared")]
-)
+def test_sas_fisher_and_replay_are_made_once_for_a_model_and_a_mask_for_each_class(tmp_path, monkeypatch):
+    made = []
+    for name in ("sa", "salun"):
+        own = METHODS[name].precompute
+        monkeypatch.setattr(
+            METHODS[name], "precompute", lambda self, words, own=own, name=name: made.append(name) or own(self, words)
+        )
+    for forget, seed in (([1], 0), ([2], 0), ([1, 2], 3)):
+        for name in ("sa", "salun"):
+            settings = {"method": METHODS[name].quick, "sample": {"steps": 2, "block": 10}}
+            config = resolve(RunConfig([str(label) for label in forget], method=name, seed=seed), settings)
+            folder = tmp_path / f"{name}-{forget}-{seed}"
+            folder.mkdir()
+            accelerator = make_accelerator(RuntimeConfig(device="cpu"))
+            prepare(config, make_model(classes=range(5)), make_split(), forget, accelerator, folder)
+    assert (made.count("sa"), made.count("salun")) == (1, 3)
+
+
+@pytest.mark.parametrize(("name", "policy"), STOPPED)
 def test_a_stopped_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch, name, policy):
     """EUPMU's weight is part of the state."""
     monkeypatch.setattr(steplog, "FLUSH_EVERY", 1)

@@ -40,18 +40,27 @@ def refusal(method: type[Method], policy: str) -> str | None:
     return None
 
 
+def default_policy(method: type[Method]) -> str:
+    """``dual``, or ``shared`` for a method that has one gradient alone."""
+    return "dual" if refusal(method, "dual") is None else "shared"
+
+
 def matrix() -> list[dict[str, Any]]:
-    """One row a method: name, summary, what it needs, and for each policy None or why it cannot run."""
+    """One row a method: name, summary, what it needs, how it updates, the policies that it can run under, and for each
+    policy None or why it cannot."""
     return [
         {
             "method": method.name,
             "summary": method.summary,
             "needs": list(method.needs),
             "updates": list(method.updates),
+            "possible": [policy for policy in POLICIES if refusal(method, policy) is None],
             "policies": {policy: refusal(method, policy) for policy in POLICIES},
         }
         for method in METHODS.values()
     ]
 
 
-__all__ = ["METHODS", "POLICIES", "Beforehand", "Method", "Options", "find_method", "matrix", "refusal"]
+__all__ = [
+    "METHODS", "POLICIES", "Beforehand", "Method", "Options", "default_policy", "find_method", "matrix", "refusal",
+]  # fmt: skip

@@ -27,7 +27,7 @@ class GradientAscent(base.Method):
     """
 
     name = "ga"
-    summary = "gradient ascent on the forget set"
+    summary = "gradient ascent on the forget set, bounded by default"
     Options = Options
 
     def forget_values(self, batch: Any) -> torch.Tensor:

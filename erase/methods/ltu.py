@@ -73,6 +73,8 @@ class LearningToUnlearn(erasure.Erasure):
 
     def training_sets(self, sets: base.Sets, seed: int) -> base.Sets:
         """The retain set is cut to a share of each class, at least two images; a mirrored one goes with its own."""
+        if len(np.unique(sets["forget"].rows % sets["forget"].moments.images)) < 2:
+            raise UserError("ltu needs two forget images or more: support and query share none")
         retain = sets["retain"]
         items, chosen = retain.rows % retain.moments.images, []
         for label in np.unique(retain.labels):
@@ -134,14 +136,17 @@ class LearningToUnlearn(erasure.Erasure):
 
 
 def by_image(batch: Any) -> tuple[Any, Any]:
-    """Two parts that never share an image, at any step: even and odd image numbers, mirrored or not."""
+    """Two parts that share no image, at any step: even and odd image numbers, mirrored or not.
+
+    A batch of one kind alone is halved by its images.
+    """
     return _parts(batch, batch.items % 2 == 0)
 
 
 def by_class(batch: Any) -> tuple[Any, Any]:
     """Two parts that share no class: classes take turns in the batch's order, which differs at each step.
 
-    An image whose label was dropped goes with its class.
+    An image whose label was dropped goes with its class. A batch of one class is halved by its images.
     """
     order = list(dict.fromkeys(batch.classes.tolist()))
     first = torch.tensor(order[::2], device=batch.classes.device)
@@ -150,6 +155,8 @@ def by_class(batch: Any) -> tuple[Any, Any]:
 
 def _parts(batch: Any, chosen: torch.Tensor) -> tuple[Any, Any]:
     if chosen.all() or not chosen.any():  # a small batch may hold one kind alone
+        chosen = torch.isin(batch.items, batch.items.unique()[::2])
+    if chosen.all():  # one image, drawn again
         chosen = torch.arange(len(batch), device=chosen.device) % 2 == 0
     return batch.part(chosen), batch.part(~chosen)
 

@@ -31,7 +31,7 @@ class RandomLabel(base.Method):
     """
 
     name = "random_label"
-    summary = "the forget images under the label of another class"
+    summary = "the forgotten label taught another class: by its prediction (all presets), or by relabelled images"
     Options = Options
 
     def other(self, batch: Any) -> torch.Tensor:

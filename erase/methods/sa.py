@@ -47,7 +47,8 @@ class SelectiveAmnesia(base.Method):
     predicts, so ``strength`` has the same meaning whatever the loss is multiplied by. The replay and the penalty form
     the retain objective, whose weight scales both. As in the original, F takes in all classes, the forgotten too. The
     replay is drawn under the run's sampling protocol, so that another one gives another result, and trained on with
-    label dropout as the real images would be; a surrogate class is one of the replay's. ``fisher=exact`` is of the
+    label dropout as the real images would be; a surrogate class is one of the replay's. Corrupt and replay draw
+    timesteps of their own each, where the original gives both one antithetic vector. ``fisher=exact`` is of the
     loss's mean over timesteps, whose square is smaller than that of single ones: the same strength then holds less.
     """
 

@@ -17,10 +17,12 @@ from ..faults import writing
 from ..files import cache_folder, write_text
 from ..methods import Method, find_method
 from ..packs import read_mapping
+from ..steplog import BadNumberError
 from .plan import Cell, Line, Plan
 
 Entry = dict[str, Any]
 SCORES = ("fa", "fa_top1", "not_an_image", "ra", "fid")
+FAILED = "failed"  # in place of the hash of the numbers that a golden run could not give
 
 
 @contextlib.contextmanager
@@ -128,6 +130,16 @@ class Standing:
     @property
     def name(self) -> str:
         return f"{self.line.name}, class {self.cell.classes}, seed {self.cell.seed}"
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it failed by a number that is not finite: under the same code it would again."""
+        return self.state == "failed" and self.entry["error"].startswith(BadNumberError.__name__)
+
+    @property
+    def unjudged(self) -> bool:
+        """Whether no golden run has told that the code still gives the numbers of this cell."""
+        return self.state == "done" and self.entry["golden"] == FAILED
 
 
 def standings(store: Store, plan: Plan) -> list[Standing]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Section, build, merge, setting
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..files import shipped
 from ..presets import load_yaml
 
@@ -63,12 +63,21 @@ def load_table(path: Path) -> TableConfig:
 
 
 def find_table(name: str) -> Path:
-    """A YAML file, or a shipped table by its name."""
-    path, inside = Path(name), shipped("configs") / "tables" / f"{name}.yaml"
-    path = inside if not path.exists() and inside.is_file() else path
+    """A YAML file, or a shipped table by its name. Raises UserError for neither."""
+    path, tables = Path(name), shipped("configs") / "tables"
+    if not path.is_file():
+        known = [inside.stem for inside in tables.glob("*.yaml")]
+        if name not in known:
+            raise UserError(f"no file {name} and no shipped table of that name{nearest(name, known)}")
+        path = tables / f"{name}.yaml"
     if path.stem in ("cells", "golden") or path.stem.endswith("-cells"):
         raise UserError(f"{path.stem} is a name that the table's own files have; rename {path}")
     return path
+
+
+def named(path: Path) -> str:
+    """What a table is called on the command line: a shipped one by its name."""
+    return path.stem if path.parent == shipped("configs") / "tables" else path.name
 
 
 def nested(values: Section) -> dict[str, Any]:

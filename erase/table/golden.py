@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,13 +15,14 @@ from tqdm import tqdm
 from ..files import digest
 from ..model import find_source
 from ..results import versions
-from .cells import Store, compact
-from .plan import Line, Plan, golden_settings
+from .cells import FAILED, Store, compact
+from .plan import Line, Plan
 from .pool import Runner
 from .work import GoldenBatch, GoldenTask, do_golden
 
 TOLERANCE = 1e-3  # another processor's instructions move these numbers by up to 2e-5, a changed formula by more
 BATCH = 8
+SCRATCH = ".golden-"
 
 
 def check_golden(store: Store, plan: Plan, runner: Runner, jobs: int, say: Callable[[str], None]) -> None:
@@ -31,8 +33,11 @@ def check_golden(store: Store, plan: Plan, runner: Runner, jobs: int, say: Calla
         return
     say("does the code still give the numbers of the cells? a short run of each row and trial")
     with contextlib.ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="erase-golden-")))
-        tasks = [_task(line, min(plan.labels), scratch) for line in wanted.values()]
+        for left in store.work.glob(f"{SCRATCH}*"):  # by a process that was killed
+            shutil.rmtree(left)
+        # beside the cells, where there is room for a run
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=SCRATCH, dir=store.work)))
+        tasks = [_task(line, scratch) for line in wanted.values()]
         size = min(BATCH, math.ceil(len(tasks) / jobs))
         batches = [GoldenBatch(tuple(tasks[i : i + size]), scratch / "cache") for i in range(0, len(tasks), size)]
         bar = stack.enter_context(tqdm(total=len(tasks), desc="golden runs", unit="run"))
@@ -49,7 +54,7 @@ def _judge(
     before = store.golden.get(task.key, {})
     if "numbers" not in result:  # tells nothing about the code: it may be the disk, or a rate too high
         say(f"{task.name}: the golden run failed, {result['error']}")
-        store.golden.setdefault(task.key, {"digest": "", "hash": "failed", "numbers": {}})
+        store.golden.setdefault(task.key, {"digest": "", "hash": FAILED, "numbers": {}})
         return
     numbers = compact(result["numbers"])
     known = before.get("numbers")  # none where it has only failed so far
@@ -63,14 +68,15 @@ def _judge(
     lines = [line for line in plan.lines if line.golden == task.key]
     stale = {cell.key for line in lines for cell in line.cells if store.state(line, cell)[0] == "stale"}
     if stale:
-        missing = "its golden run had failed" if before.get("hash") == "failed" else "its golden run is not kept"
+        missing = "its golden run had failed" if before.get("hash") == FAILED else "its golden run is not kept"
         why = f"the code gives other numbers now ({change})" if change else missing
         say(f"{task.name}: {why}; {len(stale)} cells are stale and run again")
 
 
-def _task(line: Line, label: int, scratch: Path) -> GoldenTask:
+def _task(line: Line, scratch: Path) -> GoldenTask:
     folder = scratch / line.golden
-    return GoldenTask(line.name, line.golden, line.request([label], 0, str(folder)), golden_settings(line), folder)
+    request = line.request([line.golden_forget], 0, str(folder))
+    return GoldenTask(line.name, line.golden, request, line.golden_settings, folder)
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

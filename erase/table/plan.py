@@ -29,6 +29,12 @@ GOLDEN = {  # as short as a run can be and still pass through every part
     "runtime.precision": "fp32",
     "runtime.threads": 1,
 }
+GOLDEN_FOLDER = {  # what grows with a folder of images rather than with the run
+    "data.retain_images": 32,
+    "sample.retain_total": 16,
+    "score.gate_images": 64,
+    "score.reference_images": 64,
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,8 @@ class Cell:
 class Line:
     """A row under one trial. ``golden`` names the short run that tells whether the code still gives its numbers.
 
-    ``forget_lr`` is the forget objective's learning rate as resolved, None for a method without one.
+    ``golden_forget`` is the class that it forgets. ``forget_lr`` is the forget objective's learning rate as resolved,
+    None for a method without one.
     """
 
     row: str
@@ -59,6 +66,8 @@ class Line:
     model: str
     cells: tuple[Cell, ...]
     golden: str
+    golden_settings: dict[str, Any] = field(default_factory=dict)
+    golden_forget: int = 0
     forget_lr: float | None = None
 
     @property
@@ -161,16 +170,22 @@ def _line(plan: Plan, row: RowConfig, policy: str, trial: Section, groups: list[
         for group in groups
         for seed in seeds
     )
-    first = [min(plan.labels)]  # not the row's first class: tables that share a folder share golden runs
-    golden = resolve(line.request(first, 0, ""), golden_settings(line))
+    packed = (
+        config.data.source is None
+    )  # tables that share a folder share golden runs; another's images may lack a class
+    first = [min(plan.labels) if packed else groups[0][0]]
+    short = _shortened(line, {} if packed else GOLDEN_FOLDER)
+    golden = key_of(resolve(line.request(first, 0, ""), short), first)
     rate = config.unlearn.forget.lr if "forget" in find_method(row.method).objectives else None
-    return dataclasses.replace(line, cells=cells, golden=key_of(golden, first), forget_lr=rate)
+    return dataclasses.replace(
+        line, cells=cells, golden=golden, golden_settings=short, golden_forget=first[0], forget_lr=rate
+    )
 
 
-def golden_settings(line: Line) -> dict[str, Any]:
-    """The line's settings, shortened; a method shortens its own options by its attribute ``quick``."""
+def _shortened(line: Line, more: Section) -> dict[str, Any]:
+    """The line's settings for a golden run; a method shortens its own options by its attribute ``quick``."""
     quick = getattr(find_method(line.method), "quick", {})
-    return merge(line.settings, merge(nested(GOLDEN), {"method": quick}))
+    return merge(line.settings, merge(nested({**GOLDEN, **more}), {"method": quick}))
 
 
 def key_of(config: ResolvedConfig, forget: Sequence[int]) -> str:

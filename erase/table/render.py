@@ -12,7 +12,7 @@ from ..config import as_mapping
 from ..files import write_json, write_text
 from ..text import markdown, plain
 from .cells import Standing, compact
-from .config import shown
+from .config import named, shown
 from .kinds import KINDS, Content
 from .plan import Plan
 from .sheets import cell_sheet, sheet
@@ -32,9 +32,10 @@ CAPTION = (
 PERCENT = ("fa", "fa_top1", "not_an_image", "ra")
 
 
-def render(plan: Plan, cells: Sequence[Standing], folder: Path, stem: str) -> Content:
-    """Writes ``<stem>.md``, ``.csv``, ``-cells.csv``, ``.json`` and ``.png``; what the JSON holds."""
-    config = plan.config
+def render(plan: Plan, cells: Sequence[Standing], folder: Path, path: Path) -> Content:
+    """Writes ``<stem>.md``, ``.csv``, ``-cells.csv``, ``.json`` and ``.png`` for the config at ``path``; what the JSON
+    holds."""
+    config, stem = plan.config, path.stem
     lines = [(line, [cell for cell in cells if cell.line is line]) for line in plan.lines]
     content = {"title": config.title, "kind": config.kind, "config": as_mapping(config), **KINDS[config.kind](lines)}
     content["left_out"] = plan.left_out
@@ -42,31 +43,39 @@ def render(plan: Plan, cells: Sequence[Standing], folder: Path, stem: str) -> Co
     warned = {c.name: c.entry["warnings"] for c in cells if c.state == "done" and c.entry.get("warnings")}
     content |= {"warnings": warned} if warned else {}
     content |= {state: sum(cell.state == state for cell in cells) for state in ("done", "stale", "missing")}
+    content |= {what: sum(getattr(cell, what) for cell in cells) for what in ("diverged", "unjudged")}
     content = compact(content)
-    text = f"# {markdown(config.title)}\n\n" if config.title else ""
-    text += {"compare": _compare, "search": _search, "sensitivity": _sensitivity}[config.kind](content)
+    text = short_text(content)
+    if config.kind == "compare":
+        text += f"\n## Class by class\n\n{_by_class(content)}"
     if config.kind == "sensitivity":
         from .picture import draw
 
         draw(content, folder / f"{stem}.png")
         text += f"\n![{markdown(config.title)}]({stem}.png)\n"
-    write_text(folder / f"{stem}.md", text + "".join(f"\n{note}\n" for note in _notes(content, len(cells))))
+    text += f"\nWritten by `erase table {named(path)} --output .` in this folder.\n"
+    write_text(folder / f"{stem}.md", text)
     write_text(folder / f"{stem}.csv", sheet(content))
     write_text(folder / f"{stem}-cells.csv", cell_sheet(cells))
     write_json(folder / f"{stem}.json", content)
     return content
 
 
+def short_text(content: Content) -> str:
+    """The table as Markdown, without what is class by class."""
+    title = content["config"]["title"]
+    text = f"# {markdown(title)}\n\n" if title else ""
+    text += {"compare": _compare, "search": _search, "sensitivity": _sensitivity}[content["kind"]](content)
+    return text + "".join(f"\n{note}\n" for note in _notes(content))
+
+
 def _compare(content: Content) -> str:
-    short, long, bounds = [], [], []
+    short, bounds = [], []
     for row in content["rows"]:
         name, policy, kept = row["name"], row["optimizer"], row.get("counts")
         rate = row.get("forget_lr")
         rate = "" if rate is None else f"{rate:g}"
         short.append([name, policy, rate, *(_value(key, row["over_classes"].get(key)) for key in SHORT)])
-        for label, values in [*row["classes"].items(), ("all", row["over_classes"])]:
-            head = [f"**{name}**" if label == "all" else name, policy, label]
-            long.append([*head, *(_value(key, values.get(key)) for key in HEADS), _seeds(values) if kept else ""])
         if kept:
             memory = row["peak_memory"]
             short[-1] += [
@@ -79,8 +88,18 @@ def _compare(content: Content) -> str:
             short[-1] += ["", "", "", "", ""]
     head = ["method", "policy", "forget lr", *(HEADS[key] for key in SHORT), "s before", "s", "peak memory"]
     text = _markdown([*head, "cells", "seeds"], short)
-    text += "\n" + "\n".join([*CAPTION, "", *bounds]) + "\n\n"
-    return text + _markdown(["method", "policy", "class", *HEADS.values(), "seeds"], long)
+    return text + "\n" + "\n".join([*CAPTION, "", *bounds]) + "\n"
+
+
+def _by_class(content: Content) -> str:
+    long = []
+    for row in content["rows"]:
+        name, policy = row["name"], row["optimizer"]
+        for label, values in [*row["classes"].items(), ("all", row["over_classes"])]:
+            head = [f"**{name}**" if label == "all" else name, policy, label]
+            seeds = _seeds(values) if row.get("counts") else ""
+            long.append([*head, *(_value(key, values.get(key)) for key in HEADS), seeds])
+    return _markdown(["method", "policy", "class", *HEADS.values(), "seeds"], long)
 
 
 def _seeds(values: Mapping[str, Any]) -> str:
@@ -101,10 +120,12 @@ def _search(content: Content) -> str:
     for row in content["rows"]:
         for index, trial in enumerate(row["trials"]):
             mark = "" if index != row["chosen"] else "**chosen**" if trial["good"] else "**chosen**, none being good"
-            texts = [_one(100, trial["worst_fa"]), _one(100, trial["worst_ra_drop"], 2), _one(1, trial["mean_fid"], 2)]
+            texts = [_one(100, trial[key]) for key in ("worst_fa", "mean_fa")]
+            texts += [_one(100, trial["worst_ra_drop"], 2), _one(1, trial["mean_fid"], 2)]
             done = f"{trial['done']} of {trial['cells']}"
             table.append([row["row"], row["optimizer"], shown(trial["trial"]) or "preset", *texts, done, mark])
-    text = _markdown(["method", "policy", "trial", "worst FA %", "worst RA drop", "mean FID", "cells", ""], table)
+    head = ["method", "policy", "trial", "worst FA %", "mean FA %", "worst RA drop, points", "mean FID", "cells", ""]
+    text = _markdown(head, table)
     text += (
         "\nChosen: the lowest mean FID among the good trials, in which every cell has FA at most 2 % and RA at most "
     )
@@ -120,7 +141,8 @@ def _sensitivity(content: Content) -> str:
     return text + "\nMean over cells, and in brackets the least and the greatest.\n"
 
 
-def _notes(content: Content, cells: int) -> list[str]:
+def _notes(content: Content) -> list[str]:
+    cells = len(content["failed"]) + sum(content[state] for state in ("done", "stale", "missing"))
     notes = [*(markdown(note) for note in content["config"]["notes"])]
     notes += [f"Left out: {markdown(row)}: {why}." for row, why in content["left_out"].items()]
     notes += [f"Failed: {markdown(name)}: {markdown(error)}" for name, error in content["failed"].items()]
@@ -130,6 +152,9 @@ def _notes(content: Content, cells: int) -> list[str]:
         notes.append(f"{len(content['warnings'])} of {cells} cells carry a warning: {shown}; the JSON names them.")
     for state, why in (("missing", "not run yet"), ("stale", "made by code that gave other numbers, and not shown")):
         notes += [f"{content[state]} of {cells} cells are {state}: {why}."] if content[state] else []
+    if content["unjudged"]:
+        why = "their golden run failed, so no change of the code's numbers makes them stale"
+        notes.append(f"{content['unjudged']} of {cells} cells cannot be judged: {why}.")
     return notes
 
 

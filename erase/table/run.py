@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ..ahead import cores
 from ..config import merge
+from ..errors import UserError
 from .cells import Entry, Standing, Store, held, standings
 from .config import dotted, find_table, load_table
 from .golden import check_golden
@@ -27,32 +28,37 @@ def run_table(
     jobs: int | None = None,
     keep: str = "results",
     only_render: bool = False,
+    retry: bool = False,
     runner: Runner | None = None,
 ) -> dict[str, Any]:
     """Runs what a table lacks and renders it; what its JSON file holds.
 
-    Stopped at any point it renders what is there, and the next start continues. Raises UserError for a table that
-    cannot be run, before any cell is.
+    Stopped at any point it renders what is there, and the next start continues. A cell that failed is run again; one
+    that failed by a number that is not finite only if ``retry``. Raises UserError for a table that cannot be run,
+    before any cell is, and where ``only_render`` finds no cells.
     """
     path, folder = find_table(config), Path(output)
     plan = make_plan(load_table(path))
     if only_render:
-        return render(plan, standings(Store(folder), plan), folder, path.stem)
+        if not (folder / "cells.jsonl").is_file():
+            raise UserError(f"{folder} holds no cells.jsonl of a table, so there is nothing to render")
+        return render(plan, standings(Store(folder), plan), folder, path)
     run, many = runner or processes, jobs or len(gpus()) or cores()
     with held(folder):
         store = Store(folder)
         store.cache()  # refused here rather than in every cell
         try:
             check_golden(store, plan, run, many, _say)
-            _run_cells(store, plan, run, many, keep)
+            _run_cells(store, plan, run, many, keep, retry)
         finally:
-            content = render(plan, standings(store, plan), folder, path.stem)
+            content = render(plan, standings(store, plan), folder, path)
     return content
 
 
-def _run_cells(store: Store, plan: Plan, runner: Runner, jobs: int, keep: str) -> None:
+def _run_cells(store: Store, plan: Plan, runner: Runner, jobs: int, keep: str, retry: bool) -> None:
     every = {cell.cell.key: cell for cell in standings(store, plan)}  # two rows may ask for one cell
-    due = {key: cell for key, cell in every.items() if cell.state != "done"}
+    due = {key: cell for key, cell in every.items() if cell.state != "done" and (retry or not cell.diverged)}
+    _lost(store, every, keep)
     threads = max(1, cores() // min(jobs, len(every)))  # not of those due: it is the same wherever a table is stopped
     jobs = max(1, min(jobs, len(due)))
     tasks = [_task(store, cell, threads, keep) for cell in due.values()]
@@ -65,6 +71,15 @@ def _run_cells(store: Store, plan: Plan, runner: Runner, jobs: int, keep: str) -
             store.add(entry)
             _say(_told(task.name, entry))
             bar.update()
+
+
+def _lost(store: Store, every: Mapping[str, Standing], keep: str) -> None:
+    """Says so where finished cells were run with less kept than is asked for now."""
+    wanted = {"results": (), "samples": ("samples",), "all": ("samples", "model")}[keep]
+    done = [store.work / key for key, cell in every.items() if cell.state == "done"]
+    lack = sum(not all((folder / name).is_dir() for name in wanted) for folder in done)
+    if lack:
+        _say(f"{lack} finished cells kept less than --keep {keep} asks for; for theirs give an --output of its own")
 
 
 def _task(store: Store, cell: Standing, threads: int, keep: str) -> CellTask:
