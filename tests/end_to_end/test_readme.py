@@ -33,6 +33,10 @@ def commands() -> list[list[str]]:
 def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
     assert len(commands()) >= 5
     (tmp_path / "docs" / "results").mkdir(parents=True)
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "cells.jsonl").touch()
+    (mine,) = blocks("yaml")
+    (tmp_path / "mine.yaml").write_text(mine)
     shutil.copytree(RESULTS, tmp_path / "docs" / "results" / "digits", ignore=shutil.ignore_patterns("cells"))
     for words in [["run", "--forget", "3"], *commands()]:  # the first of the two commands stands apart
         small = {"run": QUICK, "pretrain": TINY, "table": ("--render",), "sample": ("sample.steps=2",)}.get(
