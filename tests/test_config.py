@@ -340,6 +340,26 @@ def test_bases_in_a_circle_are_refused(monkeypatch):
         presets.load_preset("a")
 
 
+def held_out(row):
+    """The line of a digits preset that says what it does on classes and seeds that no rate was chosen on."""
+    fa, ra, fid = (row["over_classes"][key] for key in ("fa", "ra", "fid"))
+    spread = "" if fa["std"] is None else f" ± {100 * fa['std']:.1f}"
+    many = "seeds 2 and 3" if fa["n"] == 2 else "seed 2"
+    text = f"# On classes 5 to 9, {many} (digits-methods): FA {100 * fa['mean']:.1f}{spread} %, "
+    return text + f"RA {100 * ra['mean']:.1f} %, FID {fid['mean']:.2f}."
+
+
+def measured():
+    rows = json.loads((Path(__file__).parent.parent / "docs/results/digits/digits-methods.json").read_text())["rows"]
+    return [row for row in rows if row.get("counts") and row["counts"]["done"] == row["counts"]["cells"]]
+
+
+@pytest.mark.parametrize("row", measured(), ids=lambda row: f"{row['method']}-{row['optimizer']}")
+def test_a_digits_preset_says_what_the_table_of_all_methods_found(row):
+    text = (shipped("configs") / "digits" / f"{row['method']}-{row['optimizer']}.yaml").read_text()
+    assert f"\n{held_out(row)}\n" in text
+
+
 def searched():
     found = json.loads((Path(__file__).parent.parent / "docs/results/digits/digits-search.json").read_text())["rows"]
     return [row for row in found if row["row"] == row["method"]]  # the others are variants without a preset
