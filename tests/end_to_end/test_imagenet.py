@@ -9,6 +9,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import erase
@@ -18,6 +19,8 @@ from erase.imagenet import class_names, wnids
 from erase.metrics.fid import distance, statistics
 from erase.published import KNOWN, Known, load_published
 from erase.rng import image_seed
+from erase.table.pool import inline
+from erase.table.run import run_table
 
 from ..helpers import make_model
 from ..test_published import Tiny, tiny_weights
@@ -183,6 +186,27 @@ def test_the_distance_is_on_the_extractor_s_features(finished) -> None:  # type:
     features = [network(torch.stack([read_image(path, 16) for path in paths]))[1].numpy() for paths in (drawn, real)]
     wanted = distance(statistics(features[0]), statistics(features[1]))
     assert results["models"]["erased"]["fid"] == pytest.approx(wanted, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("finished", ["folder"], indirect=True)
+def test_a_table_s_golden_run_takes_few_images_of_a_class_that_the_folder_has(  # type: ignore[no-untyped-def]
+    finished, tmp_path, monkeypatch
+) -> None:
+    _, home, _ = finished
+    for name in ("resnet34", "convnext_tiny"):
+        monkeypatch.setitem(KNOWN, name, Known(Tiny, KNOWN[name].url, "avgpool", "fc"))
+    monkeypatch.setenv("ERASE_CACHE", str(home / "cache"))
+    monkeypatch.chdir(home)
+    words = {key: yaml.safe_load(value) for key, value in (word.split("=") for word in SETTINGS)}
+    words |= {"data.source": "data", "sample.retain_total": 10000, "data.retain_images": 20000}
+    row = {"method": "sfron", "optimizer": "dual"}
+    table = {"model": "dit", "classes": [207], "seeds": [0], "set": words, "rows": [row]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(table))
+    content = run_table(str(tmp_path / "mine.yaml"), str(tmp_path / "out"), runner=inline)
+    assert (content["done"], content["unjudged"], content["failed"]) == (1, 0, {})
+    (golden,) = json.loads((tmp_path / "out" / "golden.json").read_text()).values()
+    assert golden["hash"] != "failed"
+    assert "erased.pixel.0207" in golden["numbers"]
 
 
 def test_erase_score_gives_the_scores_of_the_run(finished, monkeypatch) -> None:  # type: ignore[no-untyped-def]
