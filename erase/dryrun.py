@@ -53,6 +53,7 @@ def dry_run(request: RunConfig, words: Mapping[str, Any], as_json: bool) -> str:
     except NoModelError as error:
         missing.append(str(error))
         root = None
+    missing += _missing_data(root, config)
     missing += _missing_classifier(root, config, labels)
     if labels:
         forget = find_forget(config.forget, labels)
@@ -90,15 +91,20 @@ def _missing(root: Path, config: ResolvedConfig) -> list[str]:
             found.append(f"VAE: {error}")
     elif root.is_dir():
         found += [f"VAE: no {path}" for path in missing_weights(root / "vae")]
-    pack = read_about(root) or {}
+    return found
+
+
+def _missing_data(root: Path | None, config: ResolvedConfig) -> list[str]:
+    pack = (read_about(root) if root is not None else None) or {}
     data = config.data.source or pack.get("data", {}).get("source")
     if data is None:
-        found.append("data: give --data DIR")
-    elif data != "digits" and not Path(data).is_dir():
-        found.append(f"data: no {data}")
-    elif data != "digits":
+        known = root is not None or config.model.source in HUB  # a pack that is not there may have its own
+        return ["data: give --data DIR"] if known else []
+    if data != "digits":
+        if not Path(data).is_dir():
+            return [f"data: no {data}"]
         check_listable(Path(data))
-    return found
+    return []
 
 
 def _missing_classifier(root: Path | None, config: ResolvedConfig, labels: Mapping[int, str]) -> list[str]:

@@ -285,6 +285,9 @@ def test_a_dry_run_names_a_model_that_is_not_there(call):
     code, out, _ = call("run", "--forget", "1", "--model", "nowhere", *PRESET, "--dry-run")
     assert code == 0
     assert "# missing: no model at 'nowhere'" in out
+    assert "# missing: data" not in out
+    out = call("run", "--forget", "1", "--model", "nowhere", "--data", "absent", *PRESET, "--dry-run")[1]
+    assert "# missing: data: no absent" in out
 
 
 def test_a_dry_run_without_model_and_preset_shows_another_family_s_and_says_so(call):

@@ -1,5 +1,6 @@
 """A run on a model that is no pack: an original checkpoint, a hub id."""
 
+import dataclasses
 import json
 
 import diffusers
@@ -98,6 +99,8 @@ def test_dry_runs_know_published_models_and_checkpoints_without_weights(tmp_path
     assert found["memory"]["weights"] == 4 * 674_834_720
     said = [line.split(":")[0] for line in found["missing"]]
     assert said == ["no model at 'facebook/DiT-XL-2-256'", "classifier"]
+    request = dataclasses.replace(request, data=None)
+    assert "data: give --data DIR" in json.loads(dry_run(request, {}, as_json=True))["missing"]
     words = {"model": {"source": str(CHECKPOINT), "num_heads": 2}}
     text = dry_run(erase.RunConfig(["3"], data=str(tmp_path), **preset), words, as_json=False)
     assert yaml.safe_load(text)["forget"] == ["3"]

@@ -46,6 +46,9 @@ def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
             small = [word for word in small if "fisher_samples" not in word]
         done = command(*words, *small, cwd=tmp_path)
         assert done.returncode == 0, (words, done.stderr[-2000:])
+    (example,) = blocks("py")  # the first run's model in stock diffusers
+    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_every_imagenet_command_of_the_readme_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,3 +115,34 @@ def test_the_tables_of_the_readme_are_the_committed_ones() -> None:
     assert tables
     for name, shown in tables:
         assert shown.strip() in (RESULTS / f"{name}.md").read_text()
+        assert "#" not in shown
+
+
+def claim_table() -> str:
+    """Of digits-claim the rows at a method's own rate, in short."""
+    rows = json.loads((RESULTS / "digits-claim.json").read_text())["rows"]
+    original = rows[0]["over_classes"]
+    states = {"shared": "one", "dual": "two"}
+    own = [row for row in rows[1:] if row["row"] == row["method"] != "retrain"]
+    lines = [
+        "| method | states | forget rate | FA % | FA ≤ 2 %, cells | RA lower by, points | RA ≤ 2 points lower, cells | "
+        f"FID (original {original['fid']['mean']:.2f}) |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in own:
+        means, kept = row["over_classes"], row["counts"]
+        spread = {
+            name: f" ± {factor * means[name]['std']:.{digits}f}"
+            for name, factor, digits in (("fa", 100, 1), ("fid", 1, 2))
+        }
+        lost = 100 * (original["ra"]["mean"] - means["ra"]["mean"])
+        lines.append(
+            f"| `{row['method']}` | {states[row['optimizer']]} | {row['forget_lr']:g} | "
+            f"{100 * means['fa']['mean']:.1f}{spread['fa']} | {kept['forgotten']} of {kept['cells']} | {lost:.1f} | "
+            f"{kept['retained']} of {kept['cells']} | {means['fid']['mean']:.2f}{spread['fid']} |"
+        )
+    return "\n".join(lines)
+
+
+def test_the_claim_s_table_in_the_readme_is_that_of_the_committed_cells() -> None:
+    assert f"<!-- claim -->\n{claim_table()}\n<!-- /claim -->" in README
