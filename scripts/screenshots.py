@@ -82,7 +82,7 @@ def main() -> None:
         table = erase.report(asked.tables, Path(scratch) / "table.html")
         photograph(browser, run, asked.output / "report.png", 1180, top=1488)
         photograph(browser, run, asked.output / "neighbours.png", 1180, only="classes")
-        photograph(browser, table, asked.output / "report-table.png", 1180, top=1570)
+        photograph(browser, table, asked.output / "report-table.png", 1180, top=1800)
         for page, name in ((run, "report"), (table, "report-table")) if asked.every else ():
             for width in (1180, 390):
                 for dark in (False, True):

@@ -47,7 +47,7 @@ def test_every_cell_is_a_dot_with_its_value(tmp_path):
     assert len(dots) == 2 * 2 * 6
     assert "sfron dual, class 1, seed 2: 20" in dots
     assert "sfron dual, class 1, seed 2: 3.4" in dots
-    for part in ("10.0 ± 10.0", "2.70 ± 0.20", "6 of 6", "12 done, 0 failed", f"erase table mine --output {folder}"):
+    for part in ("10.0 ± 10.0", "2.70 ± 0.20", "12 done, 0 failed", f"erase table mine.yaml --output {folder}"):
         assert part in page.text
 
 

@@ -55,7 +55,7 @@ def table_sections(file: Path) -> Values:
             "title": content["title"] or file.stem,
             "kind": content["kind"],
             "facts": facts,
-            "command": f"erase table {file.stem} --output {file.parent}",
+            "command": f"erase table {content.get('called', file.stem)} --output {file.parent}",
             "failed": content["failed"],
             "left_out": content["left_out"],
             "notes": config.get("notes", []),
@@ -77,6 +77,9 @@ def _cells(file: Path) -> Cells:
 def _compare(content: Mapping[str, Any], cells: Cells) -> Values:
     rows = content["rows"]
     heads = [key for key in SHORT if any(row["over_classes"].get(key) for row in rows)]
+    bounds = {"forgotten": "FA ≤\u00a02\u00a0%", "retained": "RA ≤\u00a02\u00a0down"}
+    if any(row["counts"]["with_retrained"] for row in rows if row.get("counts")):
+        bounds["near_retrained"] = "FID ≤\u00a01.2\u00a0×"
     short = []
     for row in rows:
         kept = row.get("counts")
@@ -90,8 +93,8 @@ def _compare(content: Mapping[str, Any], cells: Cells) -> Values:
                 "before": f"{row['seconds_beforehand']:.0f}" if row.get("seconds_beforehand") is not None else "",
                 "seconds": f"{row['seconds']:.0f}" if row.get("seconds") is not None else "",
                 "memory": f"{memory / 2**30:.2f}" if memory else "",
-                "cells": f"{kept['done']} of {kept['cells']}" if kept else "",
-                "bounds": [f"{kept[key]} of {kept['done']}" if kept else "" for key in ("forgotten", "retained")],
+                "cells": _kept(kept, "done") if not kept or kept["done"] == kept["cells"] else _of(kept),
+                "bounds": [_kept(kept, key) for key in bounds],
             }
         )
     long_heads = [key for key in HEADS if any(row["over_classes"].get(key) for row in rows)]
@@ -108,10 +111,19 @@ def _compare(content: Mapping[str, Any], cells: Cells) -> Values:
     return {
         "heads": [HEADS[key] for key in heads],
         "rows": short,
+        "bounds": list(bounds.values()),
         "long_heads": [HEADS[key] for key in long_heads],
         "long": long,
         "pictures": _dots(rows, cells),
     }
+
+
+def _kept(counts: Mapping[str, int] | None, key: str) -> str:
+    return str(counts[key]) if counts else ""
+
+
+def _of(counts: Mapping[str, int]) -> str:
+    return f"{counts['done']} of {counts['cells']}"
 
 
 def _dots(rows: Sequence[Mapping[str, Any]], cells: Cells) -> list[Any]:
