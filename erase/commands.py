@@ -51,7 +51,9 @@ MODEL = _options(
     click.option("--preset", metavar="NAME", help="Shipped preset.  [default: MODEL/METHOD-POLICY]"),
     click.option("--config", metavar="FILE", help="A YAML file in the preset's place, or over one: base: NAME."),
     click.option("--method", metavar="NAME", help="See erase methods.  [default: sfron]"),
-    click.option("--optimizer", metavar="POLICY", help="shared, dual or dual_plus.  [default: dual]"),
+    click.option(
+        "--optimizer", metavar="POLICY", help="shared, dual or dual_plus.  [default: dual where the method can]"
+    ),
     click.option("--seed", type=click.IntRange(0), help="Seed of unlearning.  [default: 0]"),
     click.option(
         "--output", "-o", metavar="DIR", help="Run folder.  [default: runs/MODEL-CLASSES-METHOD-POLICY-sSEED]"
@@ -230,8 +232,7 @@ def table(config: str, as_json: bool, debug: bool, output: str, **asked: Any) ->
     erase table mine.yaml --output tables --jobs 2
 
     Run the same command again to continue; cells that are there are not run again. CONFIG is a file, its form as in
-    README under "Your own table", or a shipped one: digits-policies, digits-methods, digits-claim, digits-sensitivity,
-    digits-search, digits-search-wide, paper-table2.
+    README under "Your own table", or the name of one in configs/tables.
     """
     from pathlib import Path
 
@@ -242,10 +243,13 @@ def table(config: str, as_json: bool, debug: bool, output: str, **asked: Any) ->
         content = run_table(config, output, **asked)
     text = Path(output) / f"{Path(config).stem}.md"
     _say(json.dumps(content, indent=2) if as_json else f"\n{short_text(content)}\n{text}")
-    again = len(content["failed"]) - content["diverged"]
-    if not again or asked["only_render"]:
+    diverged = content["diverged"]
+    again = len(content["failed"]) - diverged
+    if asked["only_render"] or not again + diverged:
         return 0
-    click.echo(f"erase: {again} cells failed; the same command tries them again", err=True)
+    told = [f"{again} cells failed; the same command tries them again"] if again else []
+    told += [f"{diverged} cells ended in a number that is not finite; --retry runs them again"] if diverged else []
+    click.echo(f"erase: {'; '.join(told)}", err=True)
     return 1
 
 

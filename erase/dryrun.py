@@ -22,9 +22,10 @@ from .precision import chosen
 from .presets import output_folder, resolve, with_classes
 from .published import KNOWN, weights_file
 from .runfolder import finished
-from .sources import HUB, find_source, find_vae, hub_config, missing_weights, read_config, read_labels
+from .sources import CHECKPOINTS, HUB, find_source, find_vae, hub_config, missing_weights, read_config, read_labels
 from .stage import classifier_name
 
+NO_VAE = "VAE: an original checkpoint holds none; give one with model.vae=FOLDER"
 STAND_IN = "digits"
 
 
@@ -52,6 +53,7 @@ def dry_run(request: RunConfig, words: Mapping[str, Any], as_json: bool) -> str:
             shape = read_config(root, config.model.num_heads)
     except NoModelError as error:
         missing.append(str(error))
+        missing += [NO_VAE] if Path(source).suffix in CHECKPOINTS and config.model.vae is None else []
         root = None
     missing += _missing_data(root, config)
     missing += _missing_classifier(root, config, labels)
@@ -81,7 +83,7 @@ def _memory(shape: Mapping[str, Any], config: ResolvedConfig) -> dict[str, int]:
 def _missing(root: Path, config: ResolvedConfig) -> list[str]:
     found = []
     if root.is_file() and config.model.vae is None:
-        found.append("VAE: an original checkpoint holds none; give one with model.vae=FOLDER")
+        found.append(NO_VAE)
     if root.is_dir():
         found = [f"transformer: no {path}" for path in missing_weights(root / "transformer")]
     if config.model.vae is not None:
@@ -98,7 +100,8 @@ def _missing_data(root: Path | None, config: ResolvedConfig) -> list[str]:
     pack = (read_about(root) if root is not None else None) or {}
     data = config.data.source or pack.get("data", {}).get("source")
     if data is None:
-        known = root is not None or config.model.source in HUB  # a pack that is not there may have its own
+        source = config.model.source  # of what is not there, a folder alone may be a pack, which has its own
+        known = root is not None or source in HUB or Path(source).suffix in CHECKPOINTS
         return ["data: give --data DIR"] if known else []
     if data != "digits":
         if not Path(data).is_dir():

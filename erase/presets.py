@@ -21,7 +21,7 @@ from .config import (
 )  # fmt: skip
 from .errors import Faults, UserError, nearest
 from .files import digest, shipped
-from .methods import Method, default_policy, find_method, refusal
+from .methods import METHODS, Method, default_policy, find_method, refusal
 from .optim import check_kinds
 from .packs import read_about
 from .sources import CHECKPOINTS, HUB, find_source, read_config
@@ -132,10 +132,18 @@ def resolve(
     values = {"forget": [], "seed": 0, **values}
     for section in SECTIONS:
         values.setdefault(section, {})
+    _fill_policy(values)
     config = _built(values, faults)
     faults.tell()
     assert config is not None
     return config
+
+
+def _fill_policy(values: dict[str, Any]) -> None:
+    """The method's own default where neither preset, file nor words name a policy."""
+    name, optimizer = values["method"].get("name"), values["optimizer"]
+    if name in METHODS and "policy" not in optimizer:
+        values["optimizer"] = {**optimizer, "policy": default_policy(METHODS[name])}
 
 
 def _built(values: dict[str, Any], faults: Faults) -> ResolvedConfig | None:

@@ -288,6 +288,11 @@ def test_a_dry_run_names_a_model_that_is_not_there(call):
     assert "# missing: data" not in out
     out = call("run", "--forget", "1", "--model", "nowhere", "--data", "absent", *PRESET, "--dry-run")[1]
     assert "# missing: data: no absent" in out
+    out = call("run", "--forget", "1", "--model", "nowhere.pt", *PRESET, "--dry-run")[1]
+    assert "# missing: data: give --data DIR" in out
+    assert "# missing: VAE: an original checkpoint holds none" in out
+    code, out, _ = call("run", "--forget", "1", "--model", "nowhere", "--method", "eupmu", "--dry-run")
+    assert (code, yaml.safe_load(out)["optimizer"]["policy"]) == (0, "shared")
 
 
 def test_a_dry_run_without_model_and_preset_shows_another_family_s_and_says_so(call):

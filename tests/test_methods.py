@@ -150,15 +150,16 @@ def test_the_matrix_has_every_method_and_policy():
         assert row["needs"]
     assert rows["finetune"]["policies"]["dual"]
     assert rows["sfron"]["policies"] == dict.fromkeys(POLICIES)
-    assert rows["sfron"]["possible"] == ["shared", "dual", "dual_plus"]
-    assert rows["eupmu"]["possible"] == ["shared"]
     assert rows["ltu"]["updates"] == ["joint"]
 
 
-def test_a_method_of_one_gradient_takes_its_one_policy_if_none_is_asked_for():
+def test_a_method_of_one_gradient_takes_its_one_policy_if_none_is_asked_for(tmp_path):
     for name in ("eupmu", "finetune", "retrain"):
         assert resolve(RunConfig(["3"], method=name)) == resolve(RunConfig(["3"], method=name, optimizer="shared"))
     assert resolve(RunConfig(["3"], method="surgery")).optimizer.policy == "dual"
+    bare = tmp_path / "bare.yaml"
+    bare.write_text("method: {name: eupmu}")
+    assert resolve(RunConfig(["3"], config=str(bare))).optimizer.policy == "shared"
 
 
 def test_every_possible_pair_of_method_and_policy_has_a_preset_for_digits():

@@ -279,7 +279,7 @@ def test_a_shipped_table_is_found_by_its_name(tmp_path):
     content = run_table("digits-policies", str(tmp_path), only_render=True)
     assert content["missing"] == 60
     text = (tmp_path / "digits-policies.md").read_text()
-    assert "Written by `erase table digits-policies --output .` in this folder." in text
+    assert "Written by `erase table digits-policies`, with this folder as `--output`." in text
 
 
 def test_a_table_that_is_not_there_is_named_with_the_nearest(tmp_path):
@@ -332,12 +332,18 @@ class TestGolden:
         assert (config.sample.per_class, config.sample.steps, config.unlearn.forget.batch_size) == (2, 2, 8)
         assert (config.unlearn.forget.lr, config.optimizer.policy, config.runtime.threads) == (0.5, "dual", 1)
 
-    def test_of_a_folder_of_images_it_takes_few_and_a_class_of_the_table(self, table):
+    def test_of_a_folder_of_images_it_takes_few_and_a_class_that_is_there(self, table, tmp_path):
+        for label in (2, 3, 5, 8):
+            (tmp_path / "images" / str(label)).mkdir(parents=True)
+        few = {"set": {"data.source": str(tmp_path / "images"), "sample.retain_total": 10000}, "classes": [5, 8]}
         runner = Stub()
-        table(runner, set={"data.source": "images", "sample.retain_total": 10000})
+        table(runner, **few)
         (task,) = runner.golden
+        other = Stub()
+        table(other, name="other", **{**few, "classes": [8, 3, 5]})
+        assert (other.golden, [cell.request.forget for cell in other.cells]) == ([], [[3], [3]]), "cells are shared"
         config = resolve(task.request, task.settings)
-        assert task.request.forget == [5]
+        assert task.request.forget == [2], "the first that the folder has"
         assert (config.data.retain_images, config.sample.retain_total) == (32, 16)
         assert (config.score.gate_images, config.score.reference_images) == (64, 64)
 

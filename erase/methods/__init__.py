@@ -46,15 +46,13 @@ def default_policy(method: type[Method]) -> str:
 
 
 def matrix() -> list[dict[str, Any]]:
-    """One row a method: name, summary, what it needs, how it updates, the policies that it can run under, and for each
-    policy None or why it cannot."""
+    """One row a method: name, summary, what it needs, how it updates, and for each policy None or why it cannot run."""
     return [
         {
             "method": method.name,
             "summary": method.summary,
             "needs": list(method.needs),
             "updates": list(method.updates),
-            "possible": [policy for policy in POLICIES if refusal(method, policy) is None],
             "policies": {policy: refusal(method, policy) for policy in POLICIES},
         }
         for method in METHODS.values()

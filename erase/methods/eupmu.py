@@ -34,7 +34,8 @@ class EUPMU(erasure.Erasure):
     delta = log l_r(before) - log l_r(after) + tolerance. For raw losses and steps of plain gradient descent this is
     dual ascent of min |d - g_f|^2 s.t. <g_r, d> >= -tolerance; under an adaptive optimizer the bound is on what its
     steps do. Under bf16 delta without ``log`` holds the rounding of both losses over the rate: small where the rate is
-    the largest, and nothing else at the end of a schedule; ``log``, or runtime.precision=fp32, has none of it.
+    the largest, and little else at the end of a schedule; with ``log`` it is not divided by the rate, and
+    runtime.precision=fp32 has none of it.
     That is the paper's rule; the released code hands delta to an Adam of its own, which steps by about its rate
     however small delta is. Both evaluations see the same images, timesteps, noise and dropped labels. lambda is
     the retain loss's factor and the forget loss's is 1; the step's rate, schedule and clip are the forget side's. Of

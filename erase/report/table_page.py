@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from ..errors import UserError
 from ..files import read_json
 from ..table.config import KINDS, shown
-from ..table.render import HEADS, PERCENT, SHORT
+from ..table.render import BOUNDS, HEADS, PERCENT, SHORT, bound, kept_bounds
 from .table_figures import Dot, Strip, strips, sweep
 
 Values = dict[str, Any]
@@ -55,7 +56,9 @@ def table_sections(file: Path) -> Values:
             "title": content["title"] or file.stem,
             "kind": content["kind"],
             "facts": facts,
-            "command": f"erase table {content.get('called', file.stem)} --output {file.parent}",
+            "command": shlex.join(
+                ["erase", "table", str(content.get("called", file.stem)), "--output", str(file.parent)]
+            ),
             "failed": content["failed"],
             "left_out": content["left_out"],
             "notes": config.get("notes", []),
@@ -77,9 +80,7 @@ def _cells(file: Path) -> Cells:
 def _compare(content: Mapping[str, Any], cells: Cells) -> Values:
     rows = content["rows"]
     heads = [key for key in SHORT if any(row["over_classes"].get(key) for row in rows)]
-    bounds = {"forgotten": "FA ≤\u00a02\u00a0%", "retained": "RA ≤\u00a02\u00a0down"}
-    if any(row["counts"]["with_retrained"] for row in rows if row.get("counts")):
-        bounds["near_retrained"] = "FID ≤\u00a01.2\u00a0×"
+    bounds = kept_bounds(rows)
     short = []
     for row in rows:
         kept = row.get("counts")
@@ -93,8 +94,8 @@ def _compare(content: Mapping[str, Any], cells: Cells) -> Values:
                 "before": f"{row['seconds_beforehand']:.0f}" if row.get("seconds_beforehand") is not None else "",
                 "seconds": f"{row['seconds']:.0f}" if row.get("seconds") is not None else "",
                 "memory": f"{memory / 2**30:.2f}" if memory else "",
-                "cells": _kept(kept, "done") if not kept or kept["done"] == kept["cells"] else _of(kept),
-                "bounds": [_kept(kept, key) for key in bounds],
+                "cells": f"{kept['done']} of {kept['cells']}" if kept else "",
+                "bounds": [bound(kept, key) if kept else "" for key in bounds],
             }
         )
     long_heads = [key for key in HEADS if any(row["over_classes"].get(key) for row in rows)]
@@ -111,19 +112,11 @@ def _compare(content: Mapping[str, Any], cells: Cells) -> Values:
     return {
         "heads": [HEADS[key] for key in heads],
         "rows": short,
-        "bounds": list(bounds.values()),
+        "bounds": [BOUNDS[key].replace("≤ ", "≤\u00a0").replace(" %", "\u00a0%") for key in bounds],
         "long_heads": [HEADS[key] for key in long_heads],
         "long": long,
         "pictures": _dots(rows, cells),
     }
-
-
-def _kept(counts: Mapping[str, int] | None, key: str) -> str:
-    return str(counts[key]) if counts else ""
-
-
-def _of(counts: Mapping[str, int]) -> str:
-    return f"{counts['done']} of {counts['cells']}"
 
 
 def _dots(rows: Sequence[Mapping[str, Any]], cells: Cells) -> list[Any]:
@@ -168,6 +161,7 @@ def _search(content: Mapping[str, Any], cells: Cells) -> Values:
                     "trial": shown(trial["trial"]) or "preset",
                     "values": [
                         _one(100, trial["worst_fa"]),
+                        _one(100, trial["mean_fa"]),
                         _one(100, trial["worst_ra_drop"], 2),
                         _one(1, trial["mean_fid"], 2),
                     ],

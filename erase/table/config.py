@@ -77,7 +77,8 @@ def find_table(name: str) -> Path:
 
 def named(path: Path) -> str:
     """What a table is called on the command line: a shipped one by its name."""
-    return path.stem if path.parent == shipped("configs") / "tables" else path.name
+    inside = path.resolve().parent == (shipped("configs") / "tables").resolve()
+    return path.stem if inside else str(path)
 
 
 def nested(values: Section) -> dict[str, Any]:

@@ -28,13 +28,13 @@ SCRATCH = ".golden-"
 def check_golden(store: Store, plan: Plan, runner: Runner, jobs: int, say: Callable[[str], None]) -> None:
     """Repeats the golden runs that were made by other code; where a number differs, its cells become stale."""
     made_by = code_digest(plan.config.model)
+    for left in store.work.glob(f"{SCRATCH}*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     wanted = {line.golden: line for line in plan.lines if store.golden.get(line.golden, {}).get("digest") != made_by}
     if not wanted:
         return
     say("does the code still give the numbers of the cells? a short run of each row and trial")
     with contextlib.ExitStack() as stack:
-        for left in store.work.glob(f"{SCRATCH}*"):  # by a process that was killed
-            shutil.rmtree(left)
         # beside the cells, where there is room for a run
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=SCRATCH, dir=store.work)))
         tasks = [_task(line, scratch) for line in wanted.values()]

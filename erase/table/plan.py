@@ -6,9 +6,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..config import ResolvedConfig, RunConfig, Section, merge
+from ..data.classes import folder_ids
+from ..data.listing import class_folders
 from ..errors import UserError
 from ..files import digest
 from ..labels import find_forget
@@ -66,8 +69,8 @@ class Line:
     model: str
     cells: tuple[Cell, ...]
     golden: str
-    golden_settings: dict[str, Any] = field(default_factory=dict)
-    golden_forget: int = 0
+    golden_settings: dict[str, Any]
+    golden_forget: int
     forget_lr: float | None = None
 
     @property
@@ -90,6 +93,7 @@ class Plan:
     lines: list[Line] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    golden_class: dict[str | None, int] = field(default_factory=dict)  # by the source of the images
 
 
 def make_plan(config: TableConfig) -> Plan:
@@ -163,23 +167,39 @@ def _line(plan: Plan, row: RowConfig, policy: str, trial: Section, groups: list[
         if own:
             raise UserError(f"{sorted(own)[0]} is not set under set, trials or sweep but by the table's own fields")
         settings = merge(settings, nested(layer))
-    line = Line(row.name or row.method, row.method, policy, trial, settings, plan.config.model, (), "")
+    line = Line(row.name or row.method, row.method, policy, trial, settings, plan.config.model, (), "", {}, 0)
     config = resolve(line.request(groups[0], 0, ""), settings)
     cells = tuple(
         Cell(key_of(dataclasses.replace(config, seed=seed), group), tuple(group), seed)
         for group in groups
         for seed in seeds
     )
-    packed = (
-        config.data.source is None
-    )  # tables that share a folder share golden runs; another's images may lack a class
-    first = [min(plan.labels) if packed else groups[0][0]]
-    short = _shortened(line, {} if packed else GOLDEN_FOLDER)
+    first = [_golden_class(plan, config.data.source)]
+    short = _shortened(line, GOLDEN_FOLDER if _is_folder(config.data.source) else {})
     golden = key_of(resolve(line.request(first, 0, ""), short), first)
     rate = config.unlearn.forget.lr if "forget" in find_method(row.method).objectives else None
     return dataclasses.replace(
         line, cells=cells, golden=golden, golden_settings=short, golden_forget=first[0], forget_lr=rate
     )
+
+
+def _is_folder(source: str | None) -> bool:
+    return source not in (None, "digits")
+
+
+def _golden_class(plan: Plan, source: str | None) -> int:
+    """The first class that there are images of: the same for every row and table, which may share cells."""
+    if source not in plan.golden_class:
+        present = _present(Path(str(source)), plan.labels) if _is_folder(source) else []
+        plan.golden_class[source] = min(present, default=min(plan.labels))
+    return plan.golden_class[source]
+
+
+def _present(folder: Path, labels: dict[int, str]) -> list[int]:
+    if not folder.is_dir():
+        return []
+    ids = folder_ids(folder, labels, len(labels))
+    return [ids[path.name] for path in class_folders(folder) if ids.get(path.name) in labels]
 
 
 def _shortened(line: Line, more: Section) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,8 +27,8 @@ BOUNDS = {"forgotten": "FA ≤ 2 %", "retained": "RA ≤ 2 down", "near_retraine
 CAPTION = (
     "Mean ± standard deviation, over seeds, of the average over classes. FID over retrained: minus that of a model",
     "retrained without the class (- where the table has none). FID / original's: divided by the original model's.",
-    "Cell: one run, of a row, a class and a seed. FA ≤ 2 %, RA ≤ 2 down, FID ≤ 1.2 x: in how many of the cells FA is",
-    "at most 2 %, RA at most 2 points below the original's, FID at most 1.2 times the retrained model's.",
+    "Cell: one run, of a row, a class and a seed. FA ≤ 2 %, RA ≤ 2 down: in how many of them FA is at most 2 %, RA at",
+    "most 2 points below the original's. FID ≤ 1.2 x: at most 1.2 times the retrained model's, where there is one.",
     "s before: seconds of what is computed once for a method (mask, Fisher diagonal, replay), the most that a cell",
     "took; s: seconds of unlearning, median. Both with whatever else the machine did. Peak memory: of a whole cell",
     "with drawing and scoring, the largest.",
@@ -62,7 +63,7 @@ def render(plan: Plan, cells: Sequence[Standing], folder: Path, path: Path) -> C
 
         draw(content, folder / f"{stem}.png")
         text += f"\n![{markdown(config.title)}]({stem}.png)\n"
-    text += f"\nWritten by `erase table {content['called']} --output .` in this folder.\n"
+    text += f"\nWritten by `{shlex.join(['erase', 'table', content['called']])}`, with this folder as `--output`.\n"
     write_text(folder / f"{stem}.md", text)
     write_text(folder / f"{stem}.csv", sheet(content))
     write_text(folder / f"{stem}-cells.csv", cell_sheet(cells))
@@ -79,10 +80,7 @@ def short_text(content: Content) -> str:
 
 
 def _compare(content: Content) -> str:
-    short = []
-    bounds = [*BOUNDS]
-    if not any(row["counts"]["with_retrained"] for row in content["rows"] if row.get("counts")):
-        bounds.remove("near_retrained")
+    short, bounds = [], kept_bounds(content["rows"])
     for row in content["rows"]:
         name, policy, kept = row["name"], row["optimizer"], row.get("counts")
         rate = row.get("forget_lr")
@@ -91,7 +89,7 @@ def _compare(content: Content) -> str:
         if kept:
             memory = row["peak_memory"]
             short[-1] += [f"{kept['done']} of {kept['cells']}", _seeds(row["over_classes"])]
-            short[-1] += [_bound(kept, key) for key in bounds]
+            short[-1] += [bound(kept, key) for key in bounds]
             short[-1] += [
                 "-" if row[time] is None else f"{row[time]:.0f}" for time in ("seconds_beforehand", "seconds")
             ]
@@ -119,7 +117,13 @@ def _seeds(values: Mapping[str, Any]) -> str:
     return str(max((value["n"] for value in values.values() if value), default=0))
 
 
-def _bound(kept: Mapping[str, int], key: str) -> str:
+def kept_bounds(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The bounds to show: that of the FID only where a retrained model is there."""
+    floor = any(row["counts"]["with_retrained"] for row in rows if row.get("counts"))
+    return [key for key in BOUNDS if floor or key != "near_retrained"]
+
+
+def bound(kept: Mapping[str, int], key: str) -> str:
     """In how many of the cells that are done the bound is kept, where it is not known for all also of how many."""
     known = kept["with_retrained"] if key == "near_retrained" else kept["done"]
     return str(kept[key]) if known == kept["done"] else f"{kept[key]} of {known}"
@@ -156,6 +160,8 @@ def _notes(content: Content) -> list[str]:
     notes = [*(markdown(note) for note in content["config"]["notes"])]
     notes += [f"Left out: {markdown(row)}: {why}." for row, why in content["left_out"].items()]
     notes += [f"Failed: {markdown(name)}: {markdown(error)}" for name, error in content["failed"].items()]
+    if content["diverged"]:
+        notes.append(f"{content['diverged']} of these ended in a number that is not finite: run again only by --retry.")
     if content.get("warnings"):
         kinds = Counter(text.split(":")[0] for texts in content["warnings"].values() for text in texts)
         shown = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())

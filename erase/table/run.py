@@ -58,7 +58,7 @@ def run_table(
 def _run_cells(store: Store, plan: Plan, runner: Runner, jobs: int, keep: str, retry: bool) -> None:
     every = {cell.cell.key: cell for cell in standings(store, plan)}  # two rows may ask for one cell
     due = {key: cell for key, cell in every.items() if cell.state != "done" and (retry or not cell.diverged)}
-    _lost(store, every, keep)
+    _tell_of_less(store, every, keep)
     threads = max(1, cores() // min(jobs, len(every)))  # not of those due: it is the same wherever a table is stopped
     jobs = max(1, min(jobs, len(due)))
     tasks = [_task(store, cell, threads, keep) for cell in due.values()]
@@ -73,13 +73,15 @@ def _run_cells(store: Store, plan: Plan, runner: Runner, jobs: int, keep: str, r
             bar.update()
 
 
-def _lost(store: Store, every: Mapping[str, Standing], keep: str) -> None:
+def _tell_of_less(store: Store, every: Mapping[str, Standing], keep: str) -> None:
     """Says so where finished cells were run with less kept than is asked for now."""
     wanted = {"results": (), "samples": ("samples",), "all": ("samples", "model")}[keep]
     done = [store.work / key for key, cell in every.items() if cell.state == "done"]
     lack = sum(not all((folder / name).is_dir() for name in wanted) for folder in done)
     if lack:
-        _say(f"{lack} finished cells kept less than --keep {keep} asks for; for theirs give an --output of its own")
+        _say(
+            f"{lack} finished cells kept less than --keep {keep} asks for; to have the rest, run into another --output"
+        )
 
 
 def _task(store: Store, cell: Standing, threads: int, keep: str) -> CellTask:

@@ -91,7 +91,9 @@ def do_golden(batch: GoldenBatch) -> dict[str, Any]:
 
 def _golden(task: GoldenTask) -> dict[str, Any]:
     results, folder = run_in_folder(task.request, task.settings)
-    return {"numbers": golden_numbers(results, folder, str(task.request.model))}
+    numbers = golden_numbers(results, folder, str(task.request.model))
+    shutil.rmtree(folder)
+    return {"numbers": numbers}
 
 
 def golden_numbers(results: Section, folder: Path, source: str) -> dict[str, float | None]:
