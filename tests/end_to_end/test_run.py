@@ -170,7 +170,7 @@ def test_the_saved_fisher_selects_some_weights_and_no_other_label(full_run: Fini
         (["run", "-f", "3", "--data", "nowhere"], "nowhere"),
         (["run", "-f", "3", "-o", "/proc/erase"], "/proc/erase"),
         (["run", "-f", "3", "what"], "key=value"),
-        (["run", "-f", "3", "--method", "finetune"], "shared"),
+        (["run", "-f", "3", "--method", "finetune", "--optimizer", "dual"], "shared"),
         (["run", "-f", "3", "--bad"], "--bad"),
         (["pretrain", "-o", "x", "vae.step=3"], "vae.steps"),
     ],
