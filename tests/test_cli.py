@@ -546,6 +546,18 @@ def test_a_table_with_failed_cells_ends_with_code_1_and_a_line(call, cells):
     assert call(*cells())[0] == 0
 
 
+def test_a_table_with_diverged_cells_ends_with_code_1_and_names_retry(call, cells):
+    error = {"error": "BadNumberError: loss is inf at step 3"}
+    words = cells(outcome=lambda task: entry() if task.request.forget == [0] else error)
+    for _ in range(2):
+        code, out, err = call(*words)
+        assert code == 1
+        assert "run again only by --retry" in out
+        last = err.strip().splitlines()[-1]
+        assert last == "erase: 1 cells ended in a number that is not finite; --retry runs them again"
+    assert call(*cells("--retry"))[0] == 0
+
+
 def test_an_interrupted_table_has_its_code_and_is_rendered(call, cells, tmp_path):
     code, out, err = call(*cells(stop_after=1))
     assert (code, out) == (130, "")
