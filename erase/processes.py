@@ -48,6 +48,10 @@ def start(device: str = "auto") -> None:
         if local >= there:
             raise UserError(f"more processes than GPUs ({there}); start one for each GPU, or use the device cpu")
         torch.cuda.set_device(local)
+    # Imported later (diffusers does), its functions' defaults would hold the group for ever: stop() would not end the
+    # group's threads, and one that is still at work while Python ends aborts the process, exit code 134.
+    from torch.distributed.nn import functional  # noqa: F401
+
     with _together():
         _store, number, size = next(rendezvous("env://", timeout=PATIENCE))
         backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
@@ -55,7 +59,7 @@ def start(device: str = "auto") -> None:
 
 
 def stop() -> None:
-    """Leaves the others, after all is done."""
+    """Leaves the others, after all is done, and ends the threads that spoke to them."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -1,6 +1,7 @@
-"""The ``erase`` command, each of whose processes says at the end how many they were."""
+"""The ``erase`` command, each of whose processes says at the end how many they were, and which threads remain."""
 
 import sys
+from pathlib import Path
 
 from erase import cli, processes
 
@@ -8,8 +9,10 @@ leave = cli.leave
 
 
 def counted():
-    print(f"one of {processes.count()}", file=sys.stderr, flush=True)
+    size = processes.count()
     leave()
+    threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    print(f"one of {size}, {sum('gloo' in name for name in threads)} left", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
