@@ -13,7 +13,7 @@ import click
 
 from .commands import cli
 from .errors import PeerError, StoppedError, UserError
-from .launched import be_quiet, launched, leave, may_speak
+from .launched import be_quiet, end, launched, leave, lost, may_speak
 from .signals import Interrupted
 
 
@@ -68,7 +68,8 @@ def _check_words(words: list[str]) -> None:
 
 
 def _terminate(number: int, frame: Any) -> None:
-    raise Terminated
+    if not lost():
+        raise Terminated
 
 
 def _again() -> str:
@@ -84,4 +85,4 @@ def _fail(line: str, code: int) -> None:
 
     if may_speak():  # one of several processes
         click.echo(f"erase: {plain(line)}", err=True)
-    sys.exit(code)
+    end(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 from .errors import UserError
 
@@ -67,6 +68,22 @@ def may_speak() -> bool:
         return bool(processes.first_to_end()) if processes is not None else launched_rank() == 0
     except UserError:  # which is then what there is to say
         return True
+
+
+def lost() -> bool:
+    """Whether another process was found to have ended: the launcher now sends SIGTERM to the rest, which is no news."""
+    processes = sys.modules.get("erase.processes")
+    return processes is not None and bool(processes.lost())
+
+
+def end(code: int) -> NoReturn:
+    """Ends this process, which has failed: at once where threads that wait for others would abort Python's own end."""
+    processes = sys.modules.get("erase.processes")
+    if processes is not None and processes.joined():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def leave() -> None:

@@ -30,6 +30,7 @@ PATIENCE = timedelta(days=7)  # with one that is not done; a dead one is noticed
 BUCKET = 1 << 26  # bytes that are summed at once
 _store: Any = None  # where the launcher keeps what all can see
 _alone = False  # the main process does something by itself
+_lost = False  # another process has ended, or its machine
 
 
 def start(device: str = "auto") -> None:
@@ -86,13 +87,25 @@ def first_to_end() -> bool:
         return True
 
 
+def joined() -> bool:
+    """Whether there are threads here that speak to other processes."""
+    return dist.is_initialized()
+
+
+def lost() -> bool:
+    """Whether another process was found to have ended."""
+    return _lost
+
+
 @contextlib.contextmanager
 def _together() -> Iterator[None]:
+    global _lost
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
+        _lost = True
         raise PeerError("another process of this run has ended") from error
 
 

@@ -3,6 +3,8 @@
 import os
 import time
 
+from erase import signals
+
 VERSIONS = {"erase": "0", "torch": "0"}
 
 
@@ -62,6 +64,17 @@ def sleep(task):
     task.value.write_text(str(os.getpid()))
     time.sleep(60)
     return {}
+
+
+def looks(task):
+    """Work that looks whether it should end, and saves before it does."""
+    task.value.write_text(f"{os.getpid()}")
+    try:
+        while True:
+            signals.check()
+            time.sleep(0.05)
+    finally:
+        task.value.with_name("saved").write_text("")
 
 
 def seen_gpu(task):

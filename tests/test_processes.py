@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,15 @@ def launch(*words, cwd, **env):
     command = [sys.executable, "-m", *words]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **env}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=600)
+    with subprocess.Popen(
+        command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            said = process.communicate(timeout=1200)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)  # the processes that it has started, too
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, *said)
 
 
 @pytest.fixture(scope="module")

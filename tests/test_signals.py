@@ -26,7 +26,8 @@ def test_a_signal_waits_for_the_next_check(number, code, capfd):
     assert signal.getsignal(number) is before
 
 
-def test_an_echo_of_the_same_signal_is_no_second_one():
+def test_an_echo_of_the_same_signal_is_no_second_one(monkeypatch):
+    monkeypatch.setattr(signals, "TOGETHER", 60.0)
     with signals.graceful():
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGTERM)

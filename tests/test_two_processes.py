@@ -66,9 +66,10 @@ def two(tmp_path_factory):
     both = [forks.Process(target=child, args=(root, half, ready, pipes[half][1])) for half in range(2)]
     for one in both:
         one.start()
-    said = [receive.recv() if receive.poll(60) else None for receive, _ in pipes]
+    said = [receive.recv() if receive.poll(300) else None for receive, _ in pipes]
     for one in both:
         one.join()
+    assert None not in said, "too slow"
     return root, said
 
 

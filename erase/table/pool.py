@@ -113,6 +113,7 @@ def _child(connection: Connection, work: Work, task: Any, gpu: str | None) -> No
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when CUDA is first used
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, after it has heard of it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the process that this is a copy of ignores it
     threading.Thread(target=_follow_parent, daemon=True).start()
     if task.log is not None:
         task.log.parent.mkdir(parents=True, exist_ok=True)

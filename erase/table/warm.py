@@ -6,6 +6,6 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel, DPMSolverMultistepSc
 
 from . import work
 
-signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to all at once: the parent and the cells end in order
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to all at once: this process is to outlive parent and cells
 
 __all__ = ["AutoencoderKL", "DPMSolverMultistepScheduler", "DiTTransformer2DModel", "work"]
