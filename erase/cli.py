@@ -52,7 +52,7 @@ def main() -> None:
         _fail(str(error), 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        end(1)
     except Exception as error:  # the last door: one line instead of a traceback, and never exit code 0
         if debug:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import NoReturn
@@ -79,9 +80,15 @@ def lost() -> bool:
 def end(code: int) -> NoReturn:
     """Ends this process, which has failed: at once where threads that wait for others would abort Python's own end."""
     processes = sys.modules.get("erase.processes")
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # as on a full disk: Python's own end would fail at it again, with another code
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except (AttributeError, ValueError):  # it is closed
+            pass
     if processes is not None and processes.joined():
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 

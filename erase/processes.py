@@ -38,7 +38,8 @@ def start(device: str = "auto") -> None:
 
     ``device``: the run's; "cpu" for none. Raises UserError where there are too few GPUs. Without a launcher: nothing.
     """
-    global _store
+    global _store, _lost
+    _lost = False
     if launched() == 1 or dist.is_initialized():
         return
     gpu = device != "cpu" and torch.cuda.is_available()

@@ -83,7 +83,8 @@ def run_in_folder(
         place = processes.on_main(lambda: claim(output, config, need, again))
         if place is None:  # by another run, a moment ago
             return processes.on_main(lambda: finished_results(output, config)), output
-        results = forget_classes(config, model, stage, forget, place, started)
+        with tracked(make_accelerator(config.runtime, place), config.runtime.tracker) as accelerator:
+            results = forget_classes(config, model, stage, forget, place, accelerator, started)
         if place != output:
             processes.on_main(lambda: exchange(output))
     return results, output
@@ -116,15 +117,18 @@ def claim(output: Path, config: ResolvedConfig, need: int, again: bool) -> Path 
 
 
 def forget_classes(
-    config: ResolvedConfig, model: Model, stage: Stage, forget: list[int], output: Path, started: float
+    config: ResolvedConfig,
+    model: Model,
+    stage: Stage,
+    forget: list[int],
+    output: Path,
+    accelerator: Accelerator,
+    started: float,
 ) -> dict[str, Any]:
     """The run itself, in the folder ``output``: each phase takes up what is there of it."""
     seconds: dict[str, float] = {}
     before = weights_key(model.transformer)
-    accelerator = make_accelerator(config.runtime, output)
     model.to(accelerator.device)
-    if config.runtime.tracker:
-        accelerator.init_trackers("erase")
 
     with timed(seconds, "score"):
         stage = raise_gate(stage, accelerator.device)
@@ -157,10 +161,19 @@ def forget_classes(
     with timed(seconds, "score"):
         results = score(config, model, stage, forget, output, original)
 
-    results = processes.on_main(lambda: finish(config, model, stage, forget, output, before, results, seconds, started))
-    if config.runtime.tracker:
-        accelerator.end_training()
-    return results
+    return processes.on_main(lambda: finish(config, model, stage, forget, output, before, results, seconds, started))
+
+
+@contextmanager
+def tracked(accelerator: Accelerator, tracker: str | None) -> Iterator[Accelerator]:
+    """Inside, ``tracker`` hears of every step; however that ends, what it heard is written."""
+    if tracker:
+        accelerator.init_trackers("erase")
+    try:
+        yield accelerator
+    finally:
+        for one in accelerator.trackers:  # end_training() would part the processes, too
+            one.finish()
 
 
 def finish(

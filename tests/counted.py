@@ -11,13 +11,13 @@ leave = cli.leave
 
 
 def counted():
-    size = processes.count()
+    size, spoke = processes.count(), gloo() > 0
     leave()
     for _ in range(100):  # the system lists a thread for a moment after it has ended
         if not (left := gloo()):
             break
         time.sleep(0.05)
-    print(f"one of {size}, {left} left", file=sys.stderr, flush=True)
+    print(f"one of {size}, {left if spoke else 'none seen and none'} left", file=sys.stderr, flush=True)
 
 
 def gloo():

@@ -78,5 +78,6 @@ def looks(task):
 
 
 def seen_gpu(task):
+    start = time.monotonic()
     time.sleep(0.2)
-    return {"gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    return {"gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "from": start, "to": time.monotonic()}

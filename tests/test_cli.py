@@ -579,3 +579,15 @@ def test_wrong_use_of_table_is_one_line(call, cells, words, parts, tmp_path):
     cells()
     refused(call("table", *words), *parts)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+def test_standard_output_on_a_full_disk_is_one_line_and_code_1():
+    if not Path("/dev/full").exists():
+        pytest.skip("Linux alone has it")
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "erase", "methods"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=env, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("erase: No space left on device")

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -35,12 +34,13 @@ def launch(*words, cwd, **env):
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **env}
     with subprocess.Popen(
-        command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
             said = process.communicate(timeout=1200)
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)  # the processes that it has started, too
+            process.terminate()  # it ends those that it has started, and then itself
+            process.wait(timeout=60)
             raise
     return subprocess.CompletedProcess(command, process.returncode, *said)
 

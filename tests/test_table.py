@@ -1,5 +1,6 @@
 """``erase table``: which cells there are, what is run, kept and run again."""
 
+import itertools
 import json
 import os
 import time
@@ -525,8 +526,11 @@ def test_pieces_of_work_have_processes_of_their_own_and_fail_alone():
 
 def test_each_place_has_a_gpu_of_its_own_in_turn(monkeypatch):
     monkeypatch.setattr("erase.table.pool.gpus", lambda: ["3", "5"])
-    seen = [result["gpu"] for _, result in processes(seen_gpu, [Piece(number) for number in range(4)], 2, 1)]
-    assert set(seen) == {"3", "5"}
+    seen = [result for _, result in processes(seen_gpu, [Piece(number) for number in range(4)], 2, 1)]
+    assert {one["gpu"] for one in seen} == {"3", "5"}
+    for name in ("3", "5"):
+        times = sorted((one["from"], one["to"]) for one in seen if one["gpu"] == name)
+        assert all(before[1] <= after[0] for before, after in itertools.pairwise(times))
 
 
 def test_gpus_have_the_names_that_they_are_called_by(monkeypatch):

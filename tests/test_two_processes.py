@@ -36,7 +36,7 @@ def child(root, half, ready, answer):
     torch.set_num_threads(1)  # a forked process has none of its parent's threads
     extractor = find_extractor(str(root / "pack"), device="cpu")
     found = next(moments(find_pictures(root / f"half{half}"), extractor, 7))[1]
-    ready.wait(60)
+    ready.wait(300)
     folders = [root / str(i) for i in range(FOLDERS)]
     rows = fid(folders, root / "real", str(root / "pack"), root / "out.jsonl", device="cpu")
     answer.send((pickle.dumps(found), [row["fid"] for row in rows]))
@@ -66,7 +66,9 @@ def two(tmp_path_factory):
     both = [forks.Process(target=child, args=(root, half, ready, pipes[half][1])) for half in range(2)]
     for one in both:
         one.start()
-    said = [receive.recv() if receive.poll(300) else None for receive, _ in pipes]
+    for _, answer in pipes:
+        answer.close()  # theirs: a child that ends without a word is noticed at once
+    said = [receive.recv() if receive.poll(600) else None for receive, _ in pipes]
     for one in both:
         one.join()
     assert None not in said, "too slow"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,7 @@ from typing import Any, Protocol, cast
 
 import torch
 
+from .. import signals
 from ..signals import Interrupted, check, graceful
 
 
@@ -50,7 +52,11 @@ def processes(work: Work, tasks: Sequence[Any], jobs: int, threads: int) -> Resu
                 gpu = free.popleft() if free else None
                 process = context.Process(target=_child, args=(theirs, work, task, gpu), daemon=True)
                 with environment(TQDM_DISABLE="1", OMP_NUM_THREADS=str(threads)):  # read when its imports run
-                    process.start()
+                    try:
+                        process.start()
+                    except (EOFError, OSError):
+                        check()  # the process to be copied has had the signal while it was starting
+                        raise
                 theirs.close()
                 running[ours] = task, process, gpu
             while not (found := wait(list(running), POLL)):
@@ -113,7 +119,7 @@ def _child(connection: Connection, work: Work, task: Any, gpu: str | None) -> No
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when CUDA is first used
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, after it has heard of it
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the process that this is a copy of ignores it
+    signals.TOGETHER = math.inf  # a signal to all at once comes here twice: the parent, which has it too, passes it on
     threading.Thread(target=_follow_parent, daemon=True).start()
     if task.log is not None:
         task.log.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -209,3 +211,37 @@ def test_dry_run_needs_no_weights_and_lists_what_is_missing(tmp_path: Path) -> N
     assert absent.returncode == 0
     assert "missing: no model at 'gone'" in absent.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+class Notes(GeneralTracker):
+    name = "notes"
+    requires_logging_directory = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[str] = []
+
+    @property
+    def tracker(self) -> list[str]:
+        return self.heard
+
+    def log(self, values: dict[str, float], step: int | None, **words: object) -> None:
+        self.heard.append(f"step {step}")
+
+    def finish(self) -> None:
+        self.heard.append("finish")
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_tracker_hears_of_every_step_and_of_the_end_however_it_ends(tmp_path, monkeypatch, sound) -> None:
+    notes = Notes()
+    monkeypatch.setattr("erase.trainer.Accelerator", lambda **about: Accelerator(**about | {"log_with": notes}))
+    (tmp_path / "tensorboard.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    if not sound:
+        monkeypatch.setattr("erase.unlearning.score", lambda *about: 1 / 0)
+    words = [*QUICK, "runtime.tracker=tensorboard", "runtime.device=cpu"]
+    done = command("run", "--forget", "3", "--output", str(tmp_path / "run"), *words, cwd=tmp_path)
+    assert done.returncode == (0 if sound else 1)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert notes.heard == [*(f"step {row['step']}" for row in rows), "finish"]
