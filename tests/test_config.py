@@ -375,6 +375,18 @@ def test_a_digits_preset_is_what_the_search_chose(name):
     assert resolve(asked, nested(chosen(name))) == resolve(asked)
 
 
+@pytest.mark.parametrize("name", searched("digits-search-wide"))
+def test_a_digits_preset_says_what_the_search_found(name):
+    trials = searched("digits-search-wide")[name]["trials"]
+    (trial,) = [trial for trial in trials if trial["trial"] == chosen(name)]
+    fa, drop = 100 * trial["worst_fa"], 100 * trial["worst_ra_drop"]
+    down = f"RA at most {drop:.1f} points down" if drop > 0 else "RA no lower"
+    text = (shipped("configs") / "digits" / f"{name}.yaml").read_text()
+    found = f"FA at most {fa:.0f} %, {down}, FID {trial['mean_fid']:.2f} (original 1.64)."
+    assert text.startswith(f"# In the search (classes 0, 1, 3 and 4, seed 0): {found}\n")
+    assert ("# No trial kept" in text) == (not trial["good"])
+
+
 def test_words_beat_the_request_which_beats_the_preset():
     base = resolve(request())
     assert resolve(request(unlearn={"rounds": 7})).unlearn.rounds == 7
